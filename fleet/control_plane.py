@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from cortex_site.base import trace_context
 from fleet.batch_control import ServicesBatches
 from fleet.gateway.control.plane import ControlPlaneError
 from fleet.operations import OperationView
@@ -37,7 +38,9 @@ class ServicesControl:
         return await self.call(configuration.read)
 
     async def ensure_loaded(self, model: str) -> OperationView:
-        return await self.call(lambda: lifecycle.ensure_loaded(model, requested_by="gateway"))
+        trace = trace_context.CURRENT.get()
+        asked = {"requested_by": "gateway", "traceparent": str(trace or "")}
+        return await self.call(lambda: lifecycle.ensure_loaded(model, **asked))
 
     async def operation(self, operation_id: int) -> OperationView:
         return await self.call(lambda: lifecycle.operation(operation_id))

@@ -25,6 +25,7 @@ class Resident:
     pinned: bool = False
     busy: bool = False
     moving: bool = False  # being loaded or unloaded
+    is_group: bool = False  # its devices work together, led by the first: groups that overlap share that one
     idle_s: float = 0.0  # since its last request, or since it was loaded
     resident_s: float = 0.0
     min_residency_s: float = 0.0

@@ -5,9 +5,10 @@ theoretical arrival time per bucket, in seconds since the epoch; a bucket holds 
 seconds at most `limit * (1 + t / 60)` pass. The budget is a count per calendar period (UTC), and what is open
 is a set of leases: a worker that dies renews none, and what it had reserved comes back.
 
-A worker with many requests of one key prefetches a grant for them, admits them by that alone, and returns the
-rest. Nothing is used that was not taken before, so no bound is exceeded. What a worker has prefetched, a
-`SHARE`th of what was left at most, is not there for others in the meantime.
+A worker prefetches a grant for the requests of a key that are to come, admits them by that alone
+(`ext.prefetch`), and returns the rest. Nothing is used that was not taken before, so no bound is exceeded.
+What a worker has prefetched, a `SHARE`th of what was left at most, is not there for others in the meantime; a
+few requests may be a larger share, and are held longer.
 
 `fleet.gateway.limits.scripts` says the same in Lua, for accounts that several workers share.
 """
@@ -15,7 +16,7 @@ rest. Nothing is used that was not taken before, so no bound is exceeded. What a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -24,13 +25,14 @@ from typing import Literal
 
 import msgspec
 
+from ext.prefetch import FEW, MINUTE_S, Grant
+
 Period = Literal["hour", "day", "month"]
 Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 
-MINUTE_S = 60.0
 HOUR_S = 3600
 BUSY_WAIT_S = 1.0  # it is not known when a running request ends
-SHARE = 32  # a prefetch takes at most one part in so many of what is left
+SHARE, SHARE_OF_FEW = 32, 8  # a prefetch takes at most one part in so many of what is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +60,6 @@ class KeyLimits:
         return ""
 
 
-class Grant(msgspec.Struct):
-    """What is reserved for one request, or prefetched for many.
-
-    `window` is the start of its budget period, in seconds since the epoch.
-    """
-
-    id: str
-    tokens: int
-    window: int
-    at: float = 0.0  # when it was made, by the account's clock; 0 in another account
-    end: float = 0.0  # theoretical arrival time of the token bucket just after it
-    requests_end: float = 0.0  # and of the request bucket
-    requests: int = 1
-    slots: int = 1  # requests that may run by it at once
-
-
 @dataclass(slots=True)
 class Remainder:
     """What is left of a prefetched grant, and the requests that still run by it."""
@@ -93,6 +79,9 @@ class Admission(msgspec.Struct, frozen=True):
     end: float
     requests_reset_s: float  # until the bucket is empty
     tokens_reset_s: float
+
+
+Standing = Admission | Grant  # what says how an account stands
 
 
 @dataclass(slots=True)
@@ -153,24 +142,38 @@ def reserve(account: Account, limits: KeyLimits, grant: Grant, now: float, lease
     return Admission(refused_by, wait_s, now, account.tokens, *resets)
 
 
-def prefetch(account: Account, limits: KeyLimits, wanted: Grant, now: float, lease_s: float) -> Grant | None:
-    """Take as much of `wanted` as a `SHARE`th of what each bound has left; None where that is nothing.
+def prefetch(
+    account: Account,
+    limits: KeyLimits,
+    wanted: Grant,
+    now: float,
+    lease_s: float,
+    admitted: Sequence[Grant] = (),
+) -> Grant | None:
+    """Take as much of `wanted` as a part of what each bound has left; None where no request could use that.
 
-    Follows a `reserve` in the same step, which has given back what had expired.
+    Follows the `reserve` of `admitted` in the same step: their grants become parts of this one, but for those
+    of another budget period.
     """
     account.roll(wanted.window)
-    requests = _share(wanted.requests, _left(account.requests, limits.requests_per_minute, now))
-    tokens = _share(wanted.tokens, _left(account.tokens, limits.tokens_per_minute, now))
+    part = SHARE_OF_FEW if wanted.requests <= FEW else SHARE
+    requests = _share(wanted.requests, _left(account.requests, limits.requests_per_minute, now), part)
+    tokens = _share(wanted.tokens, _left(account.tokens, limits.tokens_per_minute, now), part)
     if limits.budget_tokens is not None:
-        tokens = _share(tokens, limits.budget_tokens - account.spent)
+        tokens = _share(tokens, limits.budget_tokens - account.spent, part)
     slots = wanted.slots
     if limits.concurrent_requests is not None:
-        slots = _share(slots, limits.concurrent_requests - account.open)
-    if min(requests, tokens, slots) <= 0:
+        slots = _share(slots, limits.concurrent_requests - account.open, part)
+    if min(requests, slots) <= 0 or tokens * wanted.requests < wanted.tokens:
         return None
     account.requests, _ = _filled(account.requests, limits.requests_per_minute, requests, now)
     account.tokens, _ = _filled(account.tokens, limits.tokens_per_minute, tokens, now)
     account.charge(wanted.window, tokens)
+    for one in admitted:
+        if one.window != wanted.window:
+            continue
+        del account.leases[one.id]
+        requests, slots, tokens = requests + 1, slots + 1, tokens + one.tokens
     grant = Grant(wanted.id, tokens, wanted.window, now, account.tokens, account.requests, requests, slots)
     account.leases[grant.id] = (now + lease_s, grant)
     return grant
@@ -241,8 +244,8 @@ def _left(arrival: float, limit: int | None, now: float) -> float:
     return math.inf if limit is None else (now + MINUTE_S - max(arrival, now)) * limit / MINUTE_S
 
 
-def _share(wanted: int, left: float) -> int:
-    return int(min(wanted, left / SHARE))
+def _share(wanted: int, left: float, part: int) -> int:
+    return int(min(wanted, left / part))
 
 
 def _corrected(arrival: float, limit: int, excess: int, end: float, now: float) -> float:

@@ -1,19 +1,27 @@
 """On which node a model is loaded: a pure function of what is known of the nodes.
 
 Each node gets a verdict with a reason. First come nodes on which the model fits into free memory, then those
-on which it fits after evictions, the least memory evicted first; among equals those without an active
-operation, then the one with the most free memory, then the first by name. A pinned model goes to its nodes
-and nowhere else.
+on which it fits after evictions; among equals those in whose host memory it is asleep, then the least memory
+evicted, then those without an active operation, then the one with the most free memory, then the first by
+name. A pinned model goes to its nodes and nowhere else.
+
+A model that its profile splits (tensor parallel), or that fits no single device of a node, takes several: an
+equal part of its memory of each. Whatever it evicts there leaves all of its own devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import combinations
+from math import comb
 
 from fleet import evictor
 from fleet.evictor import Resident, Strategy
+
+MAX_DEVICES = 16  # that a model is split over without being told to
+MAX_SETS = 500  # of devices that are compared; of larger nodes the best devices are
 
 
 class Outlook(StrEnum):
@@ -40,6 +48,7 @@ class NodeFacts:
     name: str
     devices: Sequence[DeviceFacts] = ()
     residents: Sequence[Resident] = ()
+    asleep: Mapping[str, frozenset[int]] = field(default_factory=dict)  # models, with the devices they had
     healthy: bool = True
     cordoned: bool = False  # nothing new is loaded here
     harnesses: frozenset[str] = frozenset({"torch"})
@@ -52,16 +61,25 @@ class Need:
 
     model: str
     memory_mb: int = 0  # over all its devices; 0: not known yet
+    tensor_parallel: int = 0  # devices; 0: as few as have the memory for it
     min_devices: int = 1
     min_device_mb: int = 0
     priority: int = 100
     harness: str = "torch"
     labels: frozenset[str] = frozenset()
     pinned_on: frozenset[str] = frozenset()
+    base: str = ""  # the model that it is an adapter for: it goes where that is
 
     @property
-    def per_device_mb(self) -> int:
-        return -(-self.memory_mb // self.min_devices)
+    def degrees(self) -> Iterator[int]:
+        """Over how many devices it may be split, the fewest first. Heads mostly divide by powers of two."""
+        degree = self.tensor_parallel or self.min_devices
+        yield degree
+        while not self.tensor_parallel and (degree := 2 * degree) <= MAX_DEVICES:
+            yield degree
+
+    def per_device_mb(self, degree: int) -> int:
+        return -(-self.memory_mb // degree)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +93,7 @@ class NodeVerdict:
     victims: tuple[Resident, ...] = ()
     free_mb: int = 0  # on those devices
     claimed: bool = False
+    asleep: bool = False  # the model needs only to be woken there
 
     @property
     def evicted_mb(self) -> int:
@@ -108,9 +127,10 @@ def place(need: Need, nodes: Iterable[NodeFacts], strategy: Strategy) -> Decisio
     return Decision(best, best.outlook, tuple(verdicts))
 
 
-def _rank(verdict: NodeVerdict) -> tuple[int, int, bool, int, str]:
+def _rank(verdict: NodeVerdict) -> tuple[int, bool, int, bool, int, str]:
     order = list(Outlook).index(verdict.outlook)
-    return order, verdict.evicted_mb, verdict.claimed, -verdict.free_mb, verdict.node
+    cost = verdict.evicted_mb, verdict.claimed, -verdict.free_mb
+    return order, not verdict.asleep, *cost, verdict.node
 
 
 def judge(need: Need, node: NodeFacts, strategy: Strategy) -> NodeVerdict:
@@ -121,26 +141,58 @@ def judge(need: Need, node: NodeFacts, strategy: Strategy) -> NodeVerdict:
         return NodeVerdict(node.name, Outlook.DOWN, "the node does not answer")
     if any(resident.model == need.model for resident in node.residents):
         return NodeVerdict(node.name, Outlook.BUSY, "the model is on its way in or out there")
-    floor = max(need.min_device_mb, need.per_device_mb)
+    if need.base:
+        return _judge_beside_base(need, node, strategy)
+    verdicts = [_judge_split(need, node, strategy, degree) for degree in _useful(need, node)]
+    return next((one for one in verdicts if one.outlook != Outlook.INFEASIBLE), verdicts[0])
+
+
+def _useful(need: Need, node: NodeFacts) -> list[int]:
+    """The degrees that the node has devices for; at least the first one."""
+    first, *others = need.degrees
+    return [first, *(degree for degree in others if degree <= len(node.devices))]
+
+
+def _judge_split(need: Need, node: NodeFacts, strategy: Strategy, degree: int) -> NodeVerdict:
+    """The verdict on one node, for `degree` of its devices."""
+    part = need.per_device_mb(degree)
+    floor = max(need.min_device_mb, part)
     large = [device for device in node.devices if device.total_mb >= floor]
-    if len(large) < need.min_devices:
-        reason = f"needs {need.min_devices} device(s) of {floor} MiB, has {len(large)}"
+    if len(large) < degree:
+        reason = f"needs {degree} device(s) of {floor} MiB, has {len(large)}"
         return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
     ready = [device for device in large if device.ready]
-    if len(ready) < need.min_devices:
+    if len(ready) < degree:
         return NodeVerdict(node.name, Outlook.DOWN, "its devices are not ready")
-    now = evictor.displaceable(node.residents, need.priority)
-    if found := _make_room(need, ready, now, strategy):
-        return _fitting(node, *found)
+    home = node.asleep.get(need.model, frozenset())
+    room = _Room(node.residents, part, degree, strategy, home)
+    if found := room.make(ready, evictor.displaceable(node.residents, need.priority)):
+        return _fitting(node, *found, home)
     later = [resident for resident in node.residents if resident.may_yield_to(need.priority)]
-    if _make_room(need, ready, later, strategy):
+    if room.make(ready, later):
         reason = "waits for models that are in use or have just been loaded"
         return NodeVerdict(node.name, Outlook.BUSY, reason)
     if any(device.claimed for device in ready):
         return NodeVerdict(node.name, Outlook.BUSY, "waits for a running operation")
     most = max(device.free_mb for device in ready)
-    reason = f"needs {need.per_device_mb} MiB per device; {most} MiB are free, nothing else may be evicted"
+    reason = f"needs {part} MiB per device; {most} MiB are free, nothing else may be evicted"
     return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
+
+
+def _judge_beside_base(need: Need, node: NodeFacts, strategy: Strategy) -> NodeVerdict:
+    """The verdict on a node for an adapter: its model's devices may do, and that model stays."""
+    base = next((resident for resident in node.residents if resident.model == need.base), None)
+    if base is None:
+        return NodeVerdict(node.name, Outlook.INFEASIBLE, f"{need.base}, which it is for, is not loaded")
+    if base.moving:
+        return NodeVerdict(node.name, Outlook.BUSY, f"{need.base} is on its way in or out there")
+    devices = tuple(device for device in node.devices if device.index in base.memory_mb)
+    others = tuple(resident for resident in node.residents if resident is not base)
+    return judge(
+        replace(need, base="", min_devices=1, tensor_parallel=len(base.memory_mb)),
+        replace(node, devices=devices, residents=others),
+        strategy,
+    )
 
 
 def _forbidden(need: Need, node: NodeFacts) -> str:
@@ -152,42 +204,88 @@ def _forbidden(need: Need, node: NodeFacts) -> str:
         return f"has no label {', '.join(sorted(missing))}"
     if node.healthy and need.harness not in node.harnesses:
         return f"has no harness {need.harness!r}"
-    if any(resident.model == need.model and not resident.moving for resident in node.residents):
+    if node.healthy and any(
+        resident.model == need.model and not resident.moving for resident in node.residents
+    ):
         return "has the model already"
     return ""
 
 
-Room = tuple[list[DeviceFacts], tuple[Resident, ...]]
+Victims = tuple[Resident, ...]
 
 
-def _make_room(
-    need: Need, devices: Sequence[DeviceFacts], candidates: Sequence[Resident], strategy: Strategy
-) -> Room | None:
-    """The devices to use and the models to evict; None if evicting all candidates frees too little."""
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """The search for `degree` devices with `part_mb` free on each of them, once some residents have left."""
 
-    def deficit(device: DeviceFacts) -> int:
-        return max(0, need.per_device_mb - device.free_mb)
+    residents: Sequence[Resident]
+    part_mb: int
+    degree: int
+    strategy: Strategy
+    home: frozenset[int]  # the devices that the model had, if it is asleep
 
-    options: list[tuple[tuple[int, bool, int, int], DeviceFacts]] = []
-    for device in devices:
-        victims = evictor.choose(candidates, {device.index: deficit(device)}, strategy)
-        if victims is not None:
-            cost = sum(victim.total_mb for victim in victims)
-            options.append(((cost, device.claimed, -device.free_mb, device.index), device))
-    if len(options) < need.min_devices:
-        return None
-    chosen = [device for _, device in sorted(options, key=lambda option: option[0])[: need.min_devices]]
-    deficits = {device.index: deficit(device) for device in chosen}
-    together = evictor.choose(candidates, deficits, strategy)
-    assert together is not None  # each device alone had enough candidates
-    return chosen, together
+    def make(
+        self, devices: Sequence[DeviceFacts], candidates: Sequence[Resident]
+    ) -> tuple[Sequence[DeviceFacts], Victims] | None:
+        """The devices to use and the models to evict; None if evicting all candidates frees too little."""
+        alone = [([device], self._victims([device], candidates)) for device in devices]
+        able = sorted((self._cost(one, found), one[0]) for one, found in alone if found is not None)
+        best = [device for _, device in able[: _compared(len(able), self.degree)]]
+        sets = [(chosen, self._victims(chosen, candidates)) for chosen in combinations(best, self.degree)]
+        found = [(chosen, victims) for chosen, victims in sets if victims is not None]
+        return min(found, key=lambda option: self._cost(*option), default=None)
+
+    def _victims(self, devices: Sequence[DeviceFacts], candidates: Sequence[Resident]) -> Victims | None:
+        """The cheapest of `candidates` to leave these devices; None if all are too few."""
+        barred = [resident for resident in self.residents if _bars(resident, devices)]
+        if any(resident not in candidates for resident in barred):
+            return None
+        gone_mb = [sum(one.memory_mb.get(device.index, 0) for one in barred) for device in devices]
+        deficits = {
+            device.index: max(0, self.part_mb - device.free_mb - gone)
+            for device, gone in zip(devices, gone_mb, strict=True)
+        }
+        others = [resident for resident in candidates if resident not in barred]
+        more = evictor.choose(others, deficits, self.strategy)
+        return None if more is None else (*barred, *more)
+
+    def _cost(
+        self, devices: Sequence[DeviceFacts], victims: Victims
+    ) -> tuple[bool, bool, int, bool, int, list[int]]:
+        """What devices are compared by: whether a model has to go, whether ours is asleep elsewhere, what is
+        evicted, and at last their indices."""
+        indices = [device.index for device in devices]
+        evicted = sum(victim.total_mb for victim in victims)
+        claimed = any(device.claimed for device in devices)
+        least_free = min(device.free_mb for device in devices)
+        return evicted > 0, not self.home.issuperset(indices), evicted, claimed, -least_free, indices
 
 
-def _fitting(node: NodeFacts, devices: Sequence[DeviceFacts], victims: tuple[Resident, ...]) -> NodeVerdict:
+def _compared(devices: int, degree: int) -> int:
+    """How many devices' sets are compared."""
+    while devices > degree and comb(devices, degree) > MAX_SETS:
+        devices -= 1
+    return devices
+
+
+def _bars(resident: Resident, devices: Sequence[DeviceFacts]) -> bool:
+    """Whether a group keeps these devices from being one: their leaders would differ."""
+    mine, wanted = set(resident.memory_mb), {device.index for device in devices}
+    if not resident.is_group or len(wanted) < 2 or not mine & wanted:
+        return False
+    return min(mine) != min(wanted)
+
+
+def _fitting(
+    node: NodeFacts, devices: Sequence[DeviceFacts], victims: Victims, home: frozenset[int]
+) -> NodeVerdict:
     free = sum(device.free_mb for device in devices)
+    indices = tuple(sorted(device.index for device in devices))
+    is_asleep = bool(home) and home == set(indices)
     claimed = {device.index for device in node.devices if device.claimed}
     outlook = Outlook.FITS
-    reason = f"{free} MiB free"
+    where = f" on {len(devices)} devices" if len(devices) > 1 else ""
+    reason = f"{'asleep there, ' if is_asleep else ''}{free} MiB free{where}"
     if victims:
         outlook = Outlook.EVICTS
         reason += f", evicting {', '.join(victim.model for victim in victims)}"
@@ -195,8 +293,9 @@ def _fitting(node: NodeFacts, devices: Sequence[DeviceFacts], victims: tuple[Res
         node.name,
         outlook,
         reason,
-        devices=tuple(sorted(device.index for device in devices)),
+        devices=indices,
         victims=victims,
         free_mb=free,
+        asleep=is_asleep,
     )
     return replace(verdict, claimed=bool(verdict.touched & claimed))

@@ -36,7 +36,7 @@ def examine(health: Health, models: Sequence[ModelInfo], totals: Mapping[int, in
     devices = [_device(device, totals.get(device.index, 0), warnings) for device in health.devices]
     known = [_model(info, totals, warnings) for info in models]
     for index, total in totals.items():
-        resident = sum(_share(info) for info in known if index in info.devices)
+        resident = sum(_share(info, index) for info in known if index in info.devices)
         if resident > max(0, total) * TOLERANCE:
             warnings.append(f"device {index}: models of {round(resident)} MiB in {total} MiB")
     loads = [_load(load, warnings) for load in health.models]
@@ -77,6 +77,9 @@ def _model(info: ModelInfo, totals: Mapping[int, int], warnings: list[str]) -> M
     if info.memory_mb is not None and not 0 <= info.memory_mb <= max(room, 0) * TOLERANCE:
         warnings.append(f"{name}: takes {info.memory_mb} MiB of {room} MiB")
         changes["memory_mb"] = min(max(0, info.memory_mb), room)
+    if info.device_memory_mb and (share := _strange_share(info, totals)):
+        warnings.append(f"{name}: {share}")
+        changes["device_memory_mb"] = []
     if info.bits_per_weight is not None and not 0 < info.bits_per_weight <= MOST_BITS:
         warnings.append(f"{name}: {info.bits_per_weight} bits per weight")
         changes["bits_per_weight"] = None
@@ -90,8 +93,20 @@ def _load(load: ModelLoad, warnings: list[str]) -> ModelLoad:
     return load.model_copy(update={"running": max(0, load.running), "waiting": max(0, load.waiting)})
 
 
-def _share(info: ModelInfo) -> float:
-    """MiB on each of its devices."""
+def _strange_share(info: ModelInfo, totals: Mapping[int, int]) -> str:
+    """What is wrong with the memory that it takes of each device; empty if nothing is."""
+    if len(info.device_memory_mb) != len(info.devices):
+        return f"takes memory of {len(info.device_memory_mb)} devices, and is on {len(info.devices)}"
+    for index, mb in zip(info.devices, info.device_memory_mb, strict=True):
+        if not 0 <= mb <= max(0, totals.get(index, 0)) * TOLERANCE:
+            return f"takes {mb} MiB of device {index}"
+    return ""
+
+
+def _share(info: ModelInfo, index: int) -> float:
+    """MiB on one of its devices."""
+    if info.device_memory_mb:
+        return info.device_memory_mb[info.devices.index(index)]
     return (info.memory_mb or 0) / len(info.devices)
 
 

@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from fleet import announcements
 from fleet.celery import app
-from fleet.services import batch_runs, defrag, idle, joining, polling, residency, retention, usage
+from fleet.services import (
+    batch_runs,
+    defrag,
+    habits,
+    idle,
+    joining,
+    polling,
+    residency,
+    retention,
+    traffic,
+    usage,
+)
 from fleet.services.operations import execution
 
 
@@ -29,6 +40,11 @@ def unload_idle() -> None:
 
 
 @app.task
+def follow_habits() -> None:
+    habits.follow()
+
+
+@app.task
 def prune() -> None:
     retention.prune()
 
@@ -36,6 +52,11 @@ def prune() -> None:
 @app.task
 def roll_up() -> None:
     usage.roll_up()
+
+
+@app.task
+def sum_traffic() -> None:
+    traffic.sum_up()
 
 
 @app.task

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator
+
+MAX_HOST_CHARS = 255  # of a name in DNS (RFC 1035, 2.3.4)
 
 # An address that stands for every interface, and the one at which this machine reaches who listens there.
 _UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, never bound
@@ -46,6 +49,11 @@ def split_listen(listen: str) -> tuple[str, int]:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach `host`, an address or a name of it (RFC 6761, 6.3)."""
+    return len(host) <= MAX_HOST_CHARS and _is_loopback(host)
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

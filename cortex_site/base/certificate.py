@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -13,7 +15,7 @@ from pydantic import BaseModel, Field, PositiveFloat, model_validator
 
 log = logging.getLogger("cortex.tls")
 
-ALPN = ["http/1.1"]
+HTTP1, HTTP2 = "http/1.1", "h2"  # as ALPN names them
 CHECK_S = 2.0  # between two looks at the files
 
 _Seen = tuple[tuple[int, ...] | None, ...]
@@ -43,11 +45,14 @@ class TlsFiles(BaseModel):
     def speaks_tls(self) -> bool:
         return self.tls_cert is not None
 
-    def certificate(self) -> Certificate | None:
-        """Return the configured certificate; None for plain HTTP. Raises `CertificateError`."""
+    def certificate(self, protocols: Sequence[str] = (HTTP1,)) -> Certificate | None:
+        """Return the configured certificate, for `protocols` by preference; None for plain HTTP.
+
+        Raises `CertificateError`.
+        """
         if self.tls_cert is None or self.tls_key is None:
             return None
-        return Certificate(self.tls_cert, self.tls_key)
+        return Certificate(self.tls_cert, self.tls_key, protocols)
 
     def tls_objection(self) -> str | None:
         """Return why the files cannot be used as they are now, or None."""
@@ -64,10 +69,11 @@ class Certificate:
     A server listens with `context` for as long as it lives: each handshake gets the pair that was read last.
     """
 
-    def __init__(self, cert: Path, key: Path) -> None:
+    def __init__(self, cert: Path, key: Path, protocols: Sequence[str] = (HTTP1,)) -> None:
         self._files = cert, key
+        self._protocols = protocols
         self._seen = self._look()
-        self.context = self._current = server_context(cert, key)
+        self.context = self._current = server_context(cert, key, protocols)
         self.context.sni_callback = self._hand_over  # called without a name, too
 
     def _hand_over(self, handshake: ssl.SSLObject, _name: str | None, _listening: ssl.SSLContext) -> None:
@@ -80,7 +86,7 @@ class Certificate:
             return
         self._seen = seen  # it changes again when it is mended
         try:
-            self._current = server_context(*self._files)
+            self._current = server_context(*self._files, self._protocols)
         except CertificateError as error:
             log.warning(
                 "the changed certificate cannot be used; the old one stays",
@@ -108,14 +114,24 @@ def _look(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def server_context(cert: Path, key: Path) -> ssl.SSLContext:
+def valid_until(cert: Path) -> datetime | None:
+    """Return when the first certificate of a PEM file expires; None where it cannot be read."""
+    from cryptography import x509  # noqa: PLC0415 - an extra of the gateway: a neuron may lack it
+
+    try:
+        return x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return None
+
+
+def server_context(cert: Path, key: Path, protocols: Sequence[str] = (HTTP1,)) -> ssl.SSLContext:
     """Return what a server speaks TLS 1.2 and 1.3 with. Raises `CertificateError`."""
     for path, what, cure in ((cert, "CERTIFICATE", "tls_cert"), (key, "PRIVATE KEY", "tls_key")):
         if f"{what}-----" not in _text(path):
             raise CertificateError(f"{path}: has no {what.lower()} in PEM; {cure} names a file that has one")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(ALPN)
+    context.set_alpn_protocols(list(protocols))
 
     def no_passphrase() -> str:
         raise CertificateError(f"{key}: has a passphrase; `openssl pkey -in {key} -out FILE` takes it off")

@@ -1,8 +1,7 @@
 """Structured logs: one JSON object a line on stderr, for every process of the project.
 
-Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`. A `msgspec.Struct`
-as `extra={"fields": record}` gives all of them at once. `CORTEX_LOG=text` prints lines for people instead;
-`CORTEX_LOG_LEVEL` sets the level.
+Fields come from `extra`: `log.info("request", extra={"request_id": ..., "status": 200})`. `CORTEX_LOG=text`
+prints lines for people instead; `CORTEX_LOG_LEVEL` sets the level.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -31,13 +31,13 @@ GATHER_S = 0.1  # lines within this time share one write
 CLOSE_S = 1.0
 MAX_CHARS, MAX_TRACEBACK_CHARS = 2_000, 20_000  # of one field
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
-    *("message", "asctime", "taskName", "color_message", "fields")
+    *("message", "asctime", "taskName", "color_message")
 }
 
 
 _json = msgspec.json.Encoder(enc_hook=str)
 
-Deferred = tuple[float, int, str, str, msgspec.Struct]  # time, level, logger, message, fields
+Lines = Callable[[], bytes]  # takes lines that wait elsewhere, each with its end
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -64,26 +64,18 @@ class JsonFormatter(logging.Formatter):
         super().__init__()
         self._program = program
         self._second = (-1, "")  # of the last line; one value, since several threads read it
-        self._heads: dict[tuple[int, str, str], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
         message = excerpt(record.getMessage(), MAX_CHARS)
-        if fields := getattr(record, "fields", None):
-            return self.line(record.created, record.levelno, record.name, message, fields)
         line = {"time": self._time(record.created)}
         line |= self._words(record.levelno, record.name, message) | _extra(record)
         if record.exc_info:
             line["exception"] = excerpt(self.formatException(record.exc_info), MAX_TRACEBACK_CHARS)
         return _json.encode(line).decode()
 
-    def line(self, created: float, level: int, logger: str, message: str, fields: msgspec.Struct) -> str:
-        """The line for `fields` at a time in seconds since the epoch. Heads are cached: use few messages."""
-        head = self._heads.get((level, logger, message))
-        if head is None:
-            words = self._words(level, logger, message)
-            head = self._heads[level, logger, message] = msgspec.json.encode(words)[1:-1].decode()
-        rest = str(_json.encode(fields), "utf-8")
-        return f'{{"time":"{self._time(created)}",{head},{rest[1:]}'
+    def head(self, level: int, logger: str, message: str) -> bytes:
+        """The members of a line before its fields, but for its time, without braces."""
+        return msgspec.json.encode(self._words(level, logger, message))[1:-1]
 
     def _words(self, level: int, logger: str, message: str) -> dict[str, Any]:
         name = logging.getLevelName(level).lower()
@@ -105,8 +97,7 @@ class TextFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s {program} %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        fields = msgspec.structs.asdict(record.fields) if hasattr(record, "fields") else {}
-        extra = " ".join(f"{key}={value}" for key, value in (_extra(record) | fields).items())
+        extra = " ".join(f"{key}={value}" for key, value in _extra(record).items())
         return f"{excerpt(super().formatMessage(record), MAX_CHARS)} {extra}".rstrip()
 
 
@@ -120,7 +111,7 @@ class ThreadHandler(logging.Handler):
         super().__init__()
         self._stream = stream
         self._max_waiting = max_waiting
-        self._lines: queue.SimpleQueue[str | Deferred | None] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str | Lines | None] = queue.SimpleQueue()
         self._dropped = 0
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -129,10 +120,9 @@ class ThreadHandler(logging.Handler):
         if self._has_room():
             self._lines.put(self.format(record))
 
-    def put(self, line: Deferred) -> None:
-        """Queue a line that the thread formats; needs a `JsonFormatter`."""
-        if self._has_room():
-            self._lines.put(line)
+    def put(self, lines: Lines) -> None:
+        """Have the thread take and write lines, together with what else comes within `GATHER_S`."""
+        self._lines.put(lines)
 
     def _has_room(self) -> bool:
         if self._lines.qsize() >= self._max_waiting:
@@ -158,19 +148,14 @@ class ThreadHandler(logging.Handler):
             while lines[-1] is not None and self._lines.qsize():
                 lines.append(self._lines.get())
             more = lines[-1] is not None
-            text = "".join([f"{self._text(line)}\n" for line in lines if line is not None])
+            text = "".join([_text(line) for line in lines if line is not None])
             with suppress(OSError, ValueError):  # nobody reads stderr
                 self._stream.write(text)
                 self._stream.flush()
 
-    def _text(self, line: str | Deferred) -> str:
-        if isinstance(line, str):
-            return line
-        assert isinstance(self.formatter, JsonFormatter)
-        try:
-            return self.formatter.line(*line)
-        except ValueError as error:  # half a surrogate pair: nothing may end this thread
-            return self.format(_warning("a log line cannot be written", error=str(error)))
+
+def _text(line: str | Lines) -> str:
+    return f"{line}\n" if isinstance(line, str) else str(line(), "utf-8")
 
 
 def _warning(message: str, **facts: Any) -> logging.LogRecord:
@@ -178,22 +163,38 @@ def _warning(message: str, **facts: Any) -> logging.LogRecord:
     return logging.makeLogRecord({**ours, "msg": message, **facts})
 
 
-def tell(logger: logging.Logger, level: int, message: str, fields: msgspec.Struct, created: float) -> None:
-    """Log `fields` at the time `created`, as `logger.log(level, message, extra={"fields": fields})` would.
-
-    With JSON lines it costs a tenth of that: it makes no `LogRecord`, and the writing thread formats the
-    line. `fields` must not change afterwards.
-    """
+def head(logger: logging.Logger, level: int, message: str) -> bytes:
+    """The head of a logger's JSON lines (`JsonFormatter.head`); empty where the level is not logged."""
     if not logger.isEnabledFor(level):
+        return b""
+    writer = _writer()
+    formatter = writer.formatter if writer is not None else JsonFormatter("")
+    assert isinstance(formatter, JsonFormatter)
+    return formatter.head(level, logger.name, message)
+
+
+def tell(logger: logging.Logger, take: Lines) -> None:
+    """Log lines that wait elsewhere as JSON: bytes where JSON goes to stderr, else a record for each.
+
+    As bytes they are taken later, in a thread, and have cost no more than the call.
+    """
+    if (writer := _writer()) is not None:
+        writer.put(take)
         return
-    for handler in logging.getLogger().handlers:
-        formatter = handler.formatter
-        if isinstance(handler, ThreadHandler) and isinstance(formatter, JsonFormatter):
-            handler.put((created, level, logger.name, message, fields))
-        else:
-            facts = {"msg": message, "created": created, "fields": fields}
-            facts |= {"name": logger.name, "levelno": level, "levelname": logging.getLevelName(level)}
-            handler.handle(logging.makeLogRecord(facts))
+    for line in take().splitlines():
+        fields = msgspec.json.decode(line)
+        level, message = fields.pop("level"), fields.pop("message")
+        for name in ("time", "program", "logger"):
+            del fields[name]
+        logger.log(logging.getLevelNamesMapping()[level.upper()], message, extra=fields)
+
+
+def _writer() -> ThreadHandler | None:
+    """The handler of all lines, if it writes JSON in a thread."""
+    handlers = logging.getLogger().handlers
+    if len(handlers) == 1 and isinstance(handlers[0], ThreadHandler):
+        return handlers[0] if isinstance(handlers[0].formatter, JsonFormatter) else None
+    return None
 
 
 def setup(level: str, program: str) -> None:

@@ -11,12 +11,12 @@ import typer
 from cortex_site.base.addresses import split_listen
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
-from cortex_site.cli import fleet
+from cortex_site.cli import fleet, machine
 from cortex_site.cli.operate import ConfigOption, HomeOption, JsonOption, file_in, settings_of
 from cortex_site.config import load_catalogue, load_config
 from cortex_site.config.cortex_toml import NEURON_PORT
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -113,11 +113,29 @@ def check(config: Annotated[Path, typer.Option("--config", "-c", help="cortex.to
         typer.echo(line)
 
 
+@app.command()
+def support(
+    file: Annotated[Path, typer.Argument(help="To write, a .tar.gz")] = Path("cortex-support.tar.gz"),
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a file for who helps you: configuration without secrets, versions, status, last errors."""
+    from cortex_site.cli.support import write  # noqa: PLC0415 - the other commands need none of it
+
+    try:
+        parts = write(settings_of(config, home), file)
+    except OSError as error:
+        typer.echo(f"cortex: {file}: cannot be written: {error.strerror}; name another file", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{file}: {', '.join(parts)}. Look through it before you send it.")
+
+
 def _moved(listen: str, host: str | None, port: int | None) -> str:
     old_host, old_port = split_listen(listen)
     return f"{host or old_host}:{port or old_port}"
 
 
+app.add_typer(machine.app)
 app.add_typer(fleet.app)
 
 

@@ -37,6 +37,8 @@ def _placement(profile: Profile) -> str:
     labels = f" with {', '.join(profile.labels)}" if profile.labels else ""
     memory = f", {profile.vram_mb} MB" if profile.vram_mb else ""
     devices = f", {profile.min_devices} devices" if profile.min_devices > 1 else ""
+    if profile.tensor_parallel is not None:
+        devices = f", split over {profile.tensor_parallel} device(s)"
     pinned = ", never evicted" if profile.pinned or profile.pinned_on else ""
     return f"loaded on demand {where}{labels}{memory}{devices}{pinned}"
 

@@ -84,6 +84,25 @@ def _nodes_with(api: OperatorApi, model: str) -> list[str]:
 
 
 @app.command()
+def log(
+    model: str,
+    node: Annotated[str | None, typer.Option(help="Where; the first that has it when absent")] = None,
+    lines: Annotated[int, typer.Option(min=1, max=10_000)] = 200,
+    config: ConfigOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the server of a managed engine wrote last."""
+    query = {"model": model, "lines": lines} | ({"node": node} if node else {})
+    settings = settings_of(config, home)
+    answer_with(settings, lambda api: api.get("/models/log", **query), _log, as_json)
+
+
+def _log(answer: Any) -> str:
+    return "\n".join(answer["lines"]) or "it has no server of its own, or that wrote nothing"
+
+
+@app.command()
 def pin(
     model: str,
     node: Annotated[str | None, typer.Option(help="Keep it loaded there")] = None,

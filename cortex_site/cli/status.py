@@ -93,7 +93,7 @@ def _nodes(fleet: dict[str, Any]) -> Table:
             state = "up" if node["healthy"] else "away"
             table.add_row(node["name"], "", kind, state, "", node["reason"] or warnings)
         for device in node["devices"]:
-            used = f"{device['memory_used_mb']} / {device['memory_total_mb']}"
+            used = f"{device['memory_used_mb']} / {device['usable_mb']}"
             ready = "cordoned" if node["cordoned"] and device["state"] == "ready" else device["state"]
             state = ready if node["healthy"] else "away"
             reason = node["reason"] or device["reason"] or warnings
@@ -114,8 +114,8 @@ def _models(fleet: dict[str, Any]) -> Table:
             table.add_row(
                 placement["model"],
                 node["name"],
-                placement["state"] + percent,
-                str(placement["memory_mb"] or ""),
+                placement["state"] + percent if node["healthy"] else f"away (was {placement['state']})",
+                _memory(placement),
                 _weights(placement),
                 str(placement["context"] or ""),
                 placement["error_message"],
@@ -124,6 +124,17 @@ def _models(fleet: dict[str, Any]) -> Table:
         if model["id"] not in placed:
             table.add_row(model["id"], "", "available", str(model["vram_mb"] or ""), model["quant"], "", "")
     return table
+
+
+def _memory(placement: dict[str, Any]) -> str:
+    """MiB, of a model on several devices of each: `9000 (0: 4500, 1: 4500)`."""
+    whole = str(placement["memory_mb"] or "")
+    devices = placement["devices"]
+    if not whole or len(devices) < 2:
+        return whole
+    each = placement["device_memory_mb"] or [placement["memory_mb"] // len(devices)] * len(devices)
+    shares = ", ".join(f"{index}: {mb}" for index, mb in zip(devices, each, strict=False))
+    return f"{whole} ({shares})"
 
 
 def _weights(placement: dict[str, Any]) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from cortex_site.base.certificate import CertificateError, trusting
 from cortex_site.base.settings_file import line_of
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.config.models_toml import DEFAULT_PRIORITY, Catalogue, Profile
+from cortex_site.config.heads import heads_of
+from cortex_site.config.models_toml import DEFAULT_PRIORITY, TORCH, Catalogue, Profile
+from neuron.split_heads import heads_problem
 
 Loc = tuple[str | int, ...]
 Found = Iterator[tuple[Loc, str]]  # place and sentence
@@ -56,7 +58,14 @@ def tls_objections(config: CortexConfig) -> list[str]:
 def of_profile(profile: Profile, config: CortexConfig, hosts: Sequence[KnownNode]) -> list[tuple[str, str]]:
     """The key and sentence of each contradiction in one profile, wherever it is configured."""
     known = _hosts(config, hosts)
-    return [*_of_places(profile, known), *_of_sizes(profile, known), *_of_time(profile)]
+    return [*_of_one(profile, known)]
+
+
+def _of_one(profile: Profile, hosts: dict[str, KnownNode]) -> Iterator[tuple[str, str]]:
+    yield from _of_places(profile, hosts)
+    yield from _of_sizes(profile, hosts)
+    yield from _of_split(profile)
+    yield from _of_time(profile)
 
 
 def _hosts(config: CortexConfig, known: Sequence[KnownNode]) -> dict[str, KnownNode]:
@@ -86,7 +95,7 @@ def _all(config: CortexConfig, catalogue: Catalogue, hosts: dict[str, KnownNode]
     kept = {id(profile) for profile in catalogue.profiles}
     for index, profile in enumerate(catalogue.models):
         if id(profile) in kept:
-            for key, what in (*_of_places(profile, hosts), *_of_sizes(profile, hosts), *_of_time(profile)):
+            for key, what in _of_one(profile, hosts):
                 yield ("models", index, key), what
     yield from _of_aliases(catalogue)
     priorities = {profile.priority for profile in catalogue.profiles}
@@ -132,6 +141,9 @@ def _of_sizes(profile: Profile, hosts: dict[str, KnownNode]) -> Iterator[tuple[s
     most = max(len(host.devices_mb) for host in allowed)
     largest = max(max(host.devices_mb) for host in allowed)
     room = max(sum(host.devices_mb) for host in allowed)
+    if (profile.tensor_parallel or 0) > most:
+        needed = profile.tensor_parallel
+        yield "tensor_parallel", f"needs {needed} devices; the most that a node has is {most}"
     if profile.min_devices > most:
         yield "min_devices", f"needs {profile.min_devices} devices; the most that a node has is {most}"
     if (profile.min_device_vram_mb or 0) > largest:
@@ -139,6 +151,20 @@ def _of_sizes(profile: Profile, hosts: dict[str, KnownNode]) -> Iterator[tuple[s
         yield "min_device_vram_mb", f"needs a device of {needed} MiB; the largest has {largest}"
     if (profile.vram_mb or 0) > room:
         yield "vram_mb", f"needs {profile.vram_mb} MiB; the most that a node has is {room}"
+
+
+def _of_split(profile: Profile) -> Iterator[tuple[str, str]]:
+    wanted = profile.tensor_parallel
+    if profile.options and profile.harness == TORCH:
+        yield "options", f"mean nothing: they are for managed engines, and the harness is {TORCH!r}"
+    if wanted is None:
+        return
+    if profile.min_devices > 1 and profile.min_devices != wanted:
+        yield "min_devices", f"means nothing: tensor_parallel says {wanted}"
+    if (found := heads_of(profile.source or profile.id)) is None:
+        return
+    if (problem := heads_problem(found.heads, found.kv_heads, wanted)) is not None:
+        yield "tensor_parallel", f"{found.file}: {problem}"
 
 
 def _of_time(profile: Profile) -> Iterator[tuple[str, str]]:

@@ -23,8 +23,10 @@ from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.addresses import Listen, Origin, is_loopback, split_listen
 from cortex_site.base.certificate import TlsFiles
+from cortex_site.base.http2 import Http2Settings
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings
+from cortex_site.base.tracing import TracingSettings
 
 API_PORT, METRICS_PORT, ADMIN_PORT, NEURON_PORT = 31313, 31314, 31315, 13131
 MIB = 1 << 20
@@ -53,7 +55,7 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Names = Annotated[dict[str, str], BeforeValidator(_names)]
 
 
-class GatewaySettings(Section, TlsFiles):
+class GatewaySettings(Section, TlsFiles, Http2Settings):
     """The data plane: addresses, timeouts and bounds."""
 
     listen: Listen = f"127.0.0.1:{API_PORT}"
@@ -171,6 +173,11 @@ class LifecycleSettings(Section):
     failure_backoff_s: PositiveFloat = Field(
         10.0, description="Pause before a request starts a failed load again"
     )
+    read_ahead_keys: list[str] = Field(
+        [],
+        description="Names of keys, or patterns: shortly before an hour in which such a key used a model on "
+        "several of the last days, a node reads the model's files",
+    )
     defrag_idle_s: NonNegativeFloat = Field(
         300.0, description="Time without a request before a device that is due is defragmented"
     )
@@ -264,6 +271,7 @@ class CortexConfig(Settings):
     retention: RetentionSettings = RetentionSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
+    tracing: TracingSettings = TracingSettings()
     neurons: list[NeuronEntry] = []
 
     @model_validator(mode="after")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from typing import Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.settings_file import Section, Settings
+from cortex_site.base.speculation import Speculation
 from cortex_site.config.cortex_toml import Label
 
 # Residency: of two models that could make room, the one with the lower priority goes.
 DEFAULT_PRIORITY = 100
 PINNED_PRIORITY = 1000
+TORCH = "torch"  # the harness of neuron's own engine
 
 
 class Limit(Section):
@@ -33,12 +37,18 @@ class Profile(Section):
 
     id: str = Field(min_length=1)
     source: str | None = Field(None, description="Directory or hub id; default: the id")
-    harness: str = "torch"
+    harness: str = TORCH
+    base: str | None = Field(
+        None, description="The model that it is a LoRA adapter for; its id is then BASE:NAME"
+    )
     quant: str | None = Field(
         None, description="How its weights are quantized, or which of its files; default: as they are stored"
     )
     kv_dtype: KVDtype | None = Field(
         None, description="Of cached keys and values: `auto`, `fp8` or `int8`; default: the node's own"
+    )
+    speculation: Speculation | None = Field(
+        None, description="What drafts its answers: `ngram` or `off`; default: the node's own"
     )
     chat_template: str | None = Field(
         None, description="A template, or the path of one on the node, from the model's directory on"
@@ -47,7 +57,13 @@ class Profile(Section):
     reasoning_format: ReasoningFormat | None = Field(
         None, description="The marker that opens its thoughts, or `none`; default: probed"
     )
+    options: dict[str, str | int | float | bool] = Field(
+        {}, description="Of a managed engine (vllm, sglang, llama-server): options of its command line"
+    )
     vram_mb: NonNegativeInt | None = None
+    tensor_parallel: PositiveInt | None = Field(
+        None, description="Split over so many devices of a node; default: as few as have the memory for it"
+    )
     min_devices: PositiveInt = 1
     min_device_vram_mb: NonNegativeInt | None = None
     labels: list[Label] = Field([], description="Required of a node, all of them")
@@ -60,6 +76,12 @@ class Profile(Section):
     limit: Limit | None = None
     cost: Cost | None = None
     capabilities: list[str] = []
+
+    @model_validator(mode="after")
+    def _is_named_after_its_base(self) -> Self:
+        if self.base and not self.id.startswith(f"{self.base}:"):
+            raise ValueError(f"id: an adapter for {self.base!r} is named {self.base}:NAME, not {self.id!r}")
+        return self
 
     @property
     def priority(self) -> int:

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Reads one HTTP/1.1 answer from a server's bytes; knows no socket, no loop and no clock.
 
 Answers of the ordinary kind are read by `ext.http`, all others by httptools' complete parser; both give the

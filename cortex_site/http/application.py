@@ -11,6 +11,7 @@ of the responses in `cortex_site.http.response`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -21,6 +22,7 @@ from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import HttpError
 
+from cortex_site.http.answering import Endpoint, Rest
 from cortex_site.http.asgi import (
     ClientGoneError,
     Receive,
@@ -33,11 +35,13 @@ from cortex_site.http.asgi import (
 )
 from cortex_site.http.bounds import HeldBytes, RequestBounds
 from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
-from cortex_site.http.origins import Origins
-from cortex_site.http.parsed_request import BadRequestError
+from cortex_site.http.origins import VARY, Origins
+from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
 from cortex_site.http.response import BytesResponse, StreamResponse
+
+log = logging.getLogger("cortex.http")
 
 
 class Application:
@@ -69,6 +73,13 @@ class Application:
         self._lifespan = lifespan
         self._resolver = Resolver(api)
         self._bare = self._resolver.bare
+        self.endpoints = self._resolver.endpoints  # by path and method
+
+    def endpoint(self, request: ParsedRequest) -> Endpoint | None:
+        """Return what answers a request without a task; None where it has to pass `respond`."""
+        if request.refusal is not None or b"content-encoding" in request.headers:
+            return None
+        return self.endpoints.get((request.path, request.method))
 
     def respond(self, request: Request) -> Coroutine[Any, Any, HttpResponseBase]:
         """Return the response to a request. Errors, and requests that are refused, have one as well."""
@@ -130,7 +141,7 @@ class Application:
         """Return an error in the API's envelope."""
         return self._api.on_exception(request, HttpError(status, message))
 
-    def finish(self, request: Request, response: HttpResponseBase) -> Awaitable[None] | None:
+    def finish(self, request: ParsedRequest | Request, response: HttpResponseBase) -> Awaitable[None] | None:
         """Make a response ready to be sent: what depends on the request alone, and not on its endpoint.
 
         Return what is to be awaited for it, if anything.
@@ -143,6 +154,44 @@ class Application:
         if len(response.content) < self._compress_from_bytes:
             return None
         return compress(response, request.header(b"accept-encoding"))
+
+    def finishing(self, request: ParsedRequest, size: int) -> bytes | None:
+        """Return the header lines that make an answer of `size` bytes ready; None where only `finish` can."""
+        if size >= self._compress_from_bytes or b"origin" in request.headers:
+            return None
+        return b"" if self._origins is None else VARY
+
+    async def answer(
+        self,
+        request: Request,
+        send: Callable[[HttpResponseBase], Awaitable[None]],
+        rest: Rest | None = None,
+    ) -> bool:
+        """Answer a request through `send`: by `rest` if an endpoint left it.
+
+        Return whether that went well; what did not is logged.
+        """
+        response = None
+        try:
+            response = await (rest() if rest is not None else self._respond_at_a_stop(request))
+            if (compressing := self.finish(request, response)) is not None:
+                await compressing
+            await send(response)
+        except Exception:
+            log.exception("request failed")
+            return False
+        finally:
+            self.ended(request, response)
+        return True
+
+    async def _respond_at_a_stop(self, request: Request) -> HttpResponseBase:
+        """Respond, also to a client that is there still when the task that answers it is cancelled."""
+        try:
+            return await self.respond(request)
+        except asyncio.CancelledError:
+            if not request.is_open:
+                raise
+            return self.refuse(request, 503, "The server was stopped within the answer.")
 
     def ended(self, request: Request, response: HttpResponseBase | None) -> None:
         """Hear of the end of a request: `response` was sent, as far as its client was there to read it."""

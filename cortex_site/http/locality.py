@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from cortex_site.base.addresses import is_loopback
 from cortex_site.http.origins import Origins
+from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
 
 # What proxies add; one that adds nothing and keeps no Host cannot be told from a local program.
@@ -32,22 +33,22 @@ class Locality:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = origins
 
-    def objection(self, request: Request) -> str | None:
+    def objection(self, request: ParsedRequest | Request) -> str | None:
         """Return why a request is not from this machine's own user, as a clause; None if it is."""
         if request.peer and not is_loopback(request.peer):
             return "it comes from another machine"
         for name in _FORWARDING:
-            if name in request.parsed.headers:
+            if request.header(name) is not None:
                 return f"a proxy passed it on (header `{name.decode()}`)"
         return self._foreign_host(request) or self._foreign_page(request)
 
-    def _foreign_host(self, request: Request) -> str | None:
+    def _foreign_host(self, request: ParsedRequest | Request) -> str | None:
         host = _without_port(request.header(b"host") or "localhost").lower()
         if is_loopback(host) or host in self._hosts:
             return None
         return "its header `host` names neither loopback nor one of `allowed_hosts`"
 
-    def _foreign_page(self, request: Request) -> str | None:
+    def _foreign_page(self, request: ParsedRequest | Request) -> str | None:
         origin = request.header(b"origin")
         if origin is not None and self._origins.allow(origin):
             return None

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 from django.http.response import HttpResponseBase
 
+from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse
 
+VARY = b"vary: origin\r\n"  # all that `share` says where no page asks
 PREFLIGHT_AGE_S = 600  # for which a browser need not ask again
 _PORT = re.compile(r":\d{1,5}$")
 
@@ -44,7 +46,7 @@ class Origins:
             headers["access-control-allow-headers"] = asked
         return BytesResponse(b"", headers=headers)
 
-    def share(self, request: Request, response: HttpResponseBase) -> None:
+    def share(self, request: ParsedRequest | Request, response: HttpResponseBase) -> None:
         """Let the page that sent the request read the response, if it may."""
         response.headers["vary"] = "origin"
         origin = request.header(b"origin")

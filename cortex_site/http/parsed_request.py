@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import httptools
+
+# A host and a port as a URI has them (RFC 3986, 3.2.2), or nothing (RFC 9112, 3.2).
+_HOST = re.compile(rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
 
 
 class BadRequestError(Exception):
@@ -28,7 +32,20 @@ class ParsedRequest(NamedTuple):
     headers: Mapping[bytes, bytes] = MappingProxyType({})  # by name in lower case; of several, the first
     body: bytes = b""
     keep_alive: bool = False  # False: nothing that follows on the connection is read
+    upgrade: bytes = b""  # other protocols that the client offers
+    peer: str = ""  # the client's address; empty on a unix socket
     refusal: Exception | None = None  # a BadRequestError, or what the application made of the head
+
+    def header(self, name: bytes) -> str | None:
+        """Return the header of that name in lower case, decoded, or None."""
+        value = self.headers.get(name)
+        return None if value is None else str(value, "latin-1")
+
+    @property
+    def bearer(self) -> str | None:
+        """The token of `Authorization: Bearer …` (RFC 6750, 2.1), or None."""
+        given = self.header(b"authorization")
+        return given[7:].strip() if given and given[:7].lower() == "bearer " else None
 
 
 NOTHING_READ = ParsedRequest()
@@ -42,6 +59,17 @@ def split_target(url: bytes) -> tuple[str, bytes]:
     except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError) as error:
         raise BadRequestError(400, "The request's URL is malformed.") from error
     return unquote(path) if "%" in path else path, parsed.query or b""
+
+
+def is_host(value: bytes) -> bool:
+    """Whether it may be the value of a `Host` header."""
+    return _HOST.fullmatch(value) is not None
+
+
+def check_host(value: bytes | None) -> None:
+    """Raises `BadRequestError` as RFC 9112, 3.2 says."""
+    if value is None or not is_host(value):
+        raise BadRequestError(400, "The request must have one `Host` header, a name or address and a port.")
 
 
 def check_coding(headers: Mapping[bytes, bytes], version: str) -> None:

@@ -1,8 +1,10 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """The HTTP server's protocol: from a client's socket to an `Application`, and back.
 
-uvicorn accepts connections and stops the server. One task answers a request, without an ASGI message for
-every step; the chunks of a stream go to the client's transport from whichever callback has them
-(`ClientSink.put`). A client that disconnects cancels its task.
+uvicorn accepts connections and stops the server. A request is answered by callbacks where its endpoint has
+such (`cortex_site.http.answering`), by a task otherwise; without an ASGI message for every step in either
+case. The chunks of a stream go to the client's transport from whichever callback has them (`ClientSink.put`).
+A client that disconnects closes its answer or cancels its task.
 """
 
 from __future__ import annotations
@@ -10,40 +12,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
-from contextlib import suppress
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, cast
 
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
+from h2.exceptions import ProtocolError
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
+from cortex_site.base.certificate import HTTP2
+from cortex_site.http.answering import Answering, Rest
 from cortex_site.http.application import Application
 from cortex_site.http.client_sink import ClientSink
 from cortex_site.http.deadline import Deadline
+from cortex_site.http.endings import let_read, linger
+from cortex_site.http.http2_connection import PREFACE, Http2Connection, Upgraded
+from cortex_site.http.http2_head import offered_settings
 from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
+from cortex_site.http.pipelined import Pipelined
+from cortex_site.http.probe import probe
 from cortex_site.http.request import Request
 from cortex_site.http.request_reader import RequestReader
-from cortex_site.http.response import BytesResponse, StreamResponse
+from cortex_site.http.response import BytesResponse, StreamResponse, fields_of
 from cortex_site.http.response_head import ResponseHeads
 from cortex_site.http.states import BODY, HEAD, WAITING, ReadState
 
 log = logging.getLogger("cortex.http")
 
-MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
-LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
-PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
-PROBE_S, MAX_PROBE_S = 0.1, 5.0  # between two looks at whether a client that ended its sending is still there
+Serving = Callable[[], Coroutine[Any, Any, bool]]
 LAST_CALL_S = 1.0  # after a stop, an idle connection may still bring a request that was on its way
 
 
-class ServerProtocol(asyncio.Protocol):
-    """One client connection. It answers one request at a time; pipelined ones wait.
+class ServerProtocol:
+    """One client connection, and the `Asker` of its requests. It answers one at a time; pipelined ones wait.
 
-    uvicorn creates it, calls `shutdown`, and watches connections and tasks in the shared `ServerState`.
+    uvicorn creates it, calls `shutdown`, and watches connections and tasks in the shared `ServerState`. A
+    request that is answered without a task is a task to it: the connection itself, which it may `cancel`.
     """
 
     def __init__(
@@ -66,22 +74,37 @@ class ServerProtocol(asyncio.Protocol):
         self._reader = RequestReader(self._bounds.max_body_bytes, self._judge)
         self._num_held = 0  # bytes of bodies, from this connection
         self._heads = ResponseHeads(server_state)
-        self._pipelined: deque[ParsedRequest] = deque()
-        self._task: asyncio.Task[None] | None = None  # that answers
+        self._pipelined = Pipelined()
+        self._request: ParsedRequest | None = None  # under way
+        self._answering: Answering | None = None  # it, without a task
+        self._task: asyncio.Task[None] | None = None  # that answers it
         self._awaited: ParsedRequest | None = None  # under way, and nothing of its answer is sent yet
         self._has_eof = False  # the client sends no more
+        self._opening: bytes | None = b"" if self._bounds.http2 else None  # as long as it may be its preface
         self._stopping = False  # the answer under way is the last one
 
     # --- the connection ---
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
         self._transport = transport
         self._flow = FlowControl(transport)
         self._client = get_remote_addr(transport)
+        self._reader.peer = self._client[0] if self._client else ""
         self._deadline.set(self._loop.time() + self._patience_s)
+        tls = transport.get_extra_info("ssl_object")
+        self._is_plain = tls is None
+        if tls is not None and tls.selected_alpn_protocol() == HTTP2:
+            self._speak_http2()
 
     def data_received(self, data: bytes) -> None:
+        if self._opening is not None:
+            self._opening += data
+            if PREFACE.startswith(self._opening[: len(PREFACE)]):
+                if len(self._opening) >= len(PREFACE):
+                    self._speak_http2().data_received(self._opening)
+                return
+            data, self._opening = self._opening, None
         reader = self._reader
         before, num_unread = reader.state, reader.body_size
         requests = reader.feed(data)
@@ -89,12 +112,16 @@ class ServerProtocol(asyncio.Protocol):
             self._latest = math.inf
         else:
             self._watch(before)
-        self._hold(reader.body_size - num_unread + sum(len(request.body) for request in requests))
+        self._hold(reader.body_size - num_unread)
+        for request in requests:
+            self._hold(len(request.body))
+        if len(requests) == 1 and requests[0].upgrade and self._upgrade(requests[0]):
+            return
         for request in requests:
             self._accept(request)
         if self._held.is_over and reader.state is BODY:
             self._refuse(self._application.overloaded())
-        if self._task is None:
+        if self._request is None:
             self._send_continue()
 
     def _watch(self, before: ReadState) -> None:
@@ -118,7 +145,7 @@ class ServerProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: a request that has begun, or is on its way already, is still answered."""
         self._stopping = True
-        if self._task is None and self._reader.state is WAITING:
+        if self._request is None and self._reader.state is WAITING:
             self._deadline.set(self._loop.time() + LAST_CALL_S)
 
     def eof_received(self) -> bool:
@@ -131,16 +158,8 @@ class ServerProtocol(asyncio.Protocol):
         if awaited is None or awaited.version == "1.0" or not self._transport.can_write_eof():
             return False
         self._has_eof = True
-        self._probe(PROBE_S)
+        probe(self._transport, lambda: self._awaited is not None)
         return True
-
-    def _probe(self, again_s: float) -> None:
-        """Write what clients of HTTP/1.1 pass over (RFC 9110, 15.2); one that left sends a reset."""
-        if self._transport.is_closing():
-            return
-        if self._awaited is not None:
-            self._transport.write(PROCESSING)
-        self._loop.call_later(again_s, self._probe, min(2 * again_s, MAX_PROBE_S))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
@@ -148,12 +167,15 @@ class ServerProtocol(asyncio.Protocol):
         self._reader.close()
         self._pipelined.clear()
         self._hold(-self._num_held)
+        if self._answering is not None:
+            self._answering.close()
+            self._over()
         if self._task is not None:
             self._task.add_done_callback(self._server.tasks.discard)  # it may never begin
             self._task.cancel()
 
     def _on_due(self) -> None:
-        if self._task is not None:
+        if self._request is not None:
             return
         if self._reader.state is HEAD or self._reader.state is BODY:
             self._refuse(BadRequestError(408, "The request did not come to its end in time."))
@@ -168,69 +190,164 @@ class ServerProtocol(asyncio.Protocol):
         for request in self._reader.refuse(refusal):
             self._accept(request)
 
+    # --- another protocol ---
+
+    def _speak_http2(self, upgraded: Upgraded | None = None) -> Http2Connection:
+        """Hand the connection over. Raises `h2.exceptions.ProtocolError` if the offer is none."""
+        bounds = self._bounds.http2
+        assert bounds is not None
+        connection = Http2Connection(self._application, bounds, self._server, self._loop, self._patience_s)
+        connection.begin(self._transport, upgraded)
+        self._server.connections.discard(self)
+        self._deadline.cancel()
+        self._hold(-self._num_held)
+        return connection
+
+    def _upgrade(self, request: ParsedRequest) -> bool:
+        """Answer a request in HTTP/2, as it offers (RFC 7540, 3.2), unless something stands against it."""
+        if self._bounds.http2 is None or not self._is_plain or self._stopping:
+            return False
+        settings = offered_settings(request)
+        if settings is None or self._request is not None or self._reader.state is not WAITING:
+            return False
+        try:
+            self._speak_http2((request, settings))
+        except ProtocolError:
+            return False
+        return True
+
     # --- one request ---
 
     def _accept(self, request: ParsedRequest) -> None:
-        if self._task is None:
-            self._awaited = request
-            self._task = self._loop.create_task(self._serve(request))
-            self._server.tasks.add(self._task)
+        if self._request is None and not self._pipelined:
+            self._begin(request)
             return
         self._pipelined.append(request)
-        if self._is_far_ahead:
+        if self._pipelined.are_far_ahead:
             self._flow.pause_reading()
 
-    @property
-    def _is_far_ahead(self) -> bool:
-        """Reading goes on until then, because only reading shows that the client has left."""
-        waiting = self._pipelined
-        return len(waiting) >= MAX_AHEAD or sum(len(item.body) for item in waiting) > MAX_AHEAD_BYTES
+    def _accept_next(self) -> None:
+        if self._request is None and self._pipelined:
+            self._begin(self._pipelined.popleft())
 
-    async def _serve(self, parsed: ParsedRequest) -> None:
-        task, failed, response = self._task, True, None
-        assert task is not None
-        request = Request(parsed, self._client, self._transport)
+    def _begin(self, request: ParsedRequest) -> None:
+        self._request = self._awaited = request
+        endpoint = self._application.endpoint(request)
+        answering = endpoint(request, self) if endpoint is not None else None
+        if answering is None:
+            self._start(request, partial(self._answer, request))
+        else:
+            self._answering = answering
+            self._server.tasks.add(self)  # type: ignore[arg-type]  # see above
+            answering.begin()
+
+    # --- without a task ---
+
+    @property
+    def is_open(self) -> bool:
+        return not self._transport.is_closing()
+
+    def answer(self, lines: bytes, content: bytes) -> None:
+        request = self._request
+        assert request is not None
+        more = self._application.finishing(request, len(content))
+        if more is None or request.method == "HEAD":
+            self.respond(BytesResponse(content, headers=fields_of(lines)))
+            return
+        self._over()
+        keep_alive = request.keep_alive and not self._stopping
+        self._awaited = None
+        self._transport.write(self._heads.whole(lines, more, content, keep_alive))
+        if self._flow.write_paused:
+            self._start(request, self._let_read)
+        else:
+            self._served(request, False, True)
+
+    def respond(self, response: HttpResponseBase) -> None:
+        request = self._request
+        assert request is not None
+        self._over()
         try:
-            response = await self._respond(request)
-            if (compressing := self._application.finish(request, response)) is not None:
-                await compressing
-            if isinstance(response, StreamResponse):
-                await self._stream(parsed, response)
-            else:
-                assert isinstance(response, BytesResponse | HttpResponse)
-                self._send(parsed, response)
-            if self._flow.write_paused:
-                await self._let_read()
-            failed = False
+            compressing = self._application.finish(request, response)
+            if compressing is None:
+                self._send(request, response)
         except Exception:
             log.exception("request failed")
+            self._served(request, True, True)
+            return
+        if compressing is not None:
+            self._start(request, partial(self._send_compressed, request, response, compressing))
+        elif self._flow.write_paused:
+            self._start(request, self._let_read)
+        else:
+            self._served(request, False, True)
+
+    def hand_over(self, rest: Rest) -> None:
+        answering, request = self._answering, self._request
+        assert answering is not None and request is not None  # noqa: PT018
+        self._over()
+        # It may be cancelled before it begins, and every answer ends.
+        self._start(request, partial(self._answer, request, rest)).add_done_callback(
+            lambda _: answering.close()
+        )
+
+    def cancel(self, msg: object = None) -> None:
+        """uvicorn waits no longer, and goes through its tasks: what was begun is answered after that."""
+        self._loop.call_soon(self._stop)
+
+    def _stop(self) -> None:
+        if self._answering is not None:
+            self._answering.stop()
+
+    def _over(self) -> None:
+        self._answering = None
+        self._server.tasks.discard(self)
+
+    # --- with a task ---
+
+    def _start(self, request: ParsedRequest, serving: Serving) -> asyncio.Task[None]:
+        self._task = task = self._loop.create_task(self._serve(request, serving))
+        self._server.tasks.add(task)
+        return task
+
+    async def _serve(self, request: ParsedRequest, serving: Serving) -> None:
+        """Serve a request by `serving`, which returns whether that went well."""
+        task, failed = self._task, True
+        assert task is not None
+        try:
+            failed = not await serving()
         finally:
             self._server.tasks.discard(task)
-            self._application.ended(request, response)
-            self._served(parsed, failed=failed)
+            self._served(request, failed)
 
-    async def _let_read(self) -> None:
-        """Wait until the client has read most of its answer: the next would only grow on top of it."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience_s):
-                await self._flow.drain()
-                return
-        self._transport.abort()
+    def _answer(self, parsed: ParsedRequest, rest: Rest | None = None) -> Coroutine[Any, Any, bool]:
+        request = Request(parsed, self._client, self._transport)
+        return self._application.answer(request, partial(self._transmit, parsed), rest)
 
-    async def _respond(self, request: Request) -> HttpResponseBase:
-        try:
-            return await self._application.respond(request)
-        except asyncio.CancelledError:
-            if not request.is_open:
-                raise
-            self._stopping = True
-            return self._application.refuse(request, 503, "The server was stopped within the answer.")
+    async def _transmit(self, request: ParsedRequest, response: HttpResponseBase) -> None:
+        if isinstance(response, StreamResponse):
+            await self._stream(request, response)
+        else:
+            self._send(request, response)
+        if self._flow.write_paused:
+            await self._let_read()
 
-    def _send(self, parsed: ParsedRequest, response: BytesResponse | HttpResponse) -> None:
+    async def _send_compressed(
+        self, request: ParsedRequest, response: HttpResponseBase, compressing: Awaitable[None]
+    ) -> bool:
+        await compressing
+        await self._transmit(request, response)
+        return True
+
+    def _let_read(self) -> Coroutine[Any, Any, bool]:
+        return let_read(self._transport, self._flow, self._patience_s)
+
+    def _send(self, parsed: ParsedRequest, response: HttpResponseBase) -> None:
+        assert isinstance(response, BytesResponse | HttpResponse)
         content = response.content
         framing = f"content-length: {len(content)}\r\n"
         keep_alive = parsed.keep_alive and not self._stopping
-        head = self._heads.make(response, framing, keep_alive=keep_alive)
+        head = self._heads.make(response, framing, keep_alive)
         self._awaited = None
         self._transport.write(head if parsed.method == "HEAD" else head + content)
 
@@ -239,7 +356,7 @@ class ServerProtocol(asyncio.Protocol):
         keep_alive = parsed.keep_alive and not self._stopping
         try:
             framing = "transfer-encoding: chunked\r\n" if chunked else ""
-            head = self._heads.make(response, framing, keep_alive=keep_alive)
+            head = self._heads.make(response, framing, keep_alive)
             self._awaited = None
             self._transport.write(head)
             if parsed.method != "HEAD":
@@ -249,22 +366,27 @@ class ServerProtocol(asyncio.Protocol):
         finally:
             response.on_close()
 
-    def _served(self, parsed: ParsedRequest, *, failed: bool) -> None:
-        self._task = self._awaited = None
+    def _served(self, parsed: ParsedRequest, failed: bool, soon: bool = False) -> None:
+        """Go on to the next request: `soon` where it would be answered within this one, and so on."""
+        self._request = self._task = self._awaited = None
         self._server.total_requests += 1
         if self._transport.is_closing():
             return
         self._hold(-len(parsed.body))
         if parsed.refusal is not None:
-            self._linger()
+            linger(self._transport, self._loop)
         elif failed or self._stopping or not parsed.keep_alive:
             self._transport.close()
         elif self._pipelined:
-            self._accept(self._pipelined.popleft())
+            if soon:
+                self._loop.call_soon(self._accept_next)
+            else:
+                self._accept_next()
         elif self._has_eof:
             self._transport.close()
         else:
-            self._flow.resume_reading()
+            if self._flow.read_paused:
+                self._flow.resume_reading()
             self._deadline.set(min(self._loop.time() + self._patience_s, self._latest))
             self._send_continue()
 
@@ -273,8 +395,6 @@ class ServerProtocol(asyncio.Protocol):
         if self._reader.awaits_continue:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _linger(self) -> None:
-        """Closing on unread bytes would reset the connection, and the answer with it."""
-        if self._transport.can_write_eof():  # not over TLS, where `connection: close` has to do
-            self._transport.write_eof()
-        self._loop.call_later(LINGER_S, self._transport.close)
+
+# For the type checker: uvicorn asks for a class that says that it is a protocol, and a compiled one cannot.
+HTTP_PROTOCOL = cast("type[asyncio.Protocol]", ServerProtocol)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-import asyncio
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from django.http import HttpRequest, QueryDict
 
 from cortex_site.http.parsed_request import ParsedRequest
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Line(Protocol):
+    """What a request came by: a transport, or a stream of one."""
+
+    def is_closing(self) -> bool: ...
 
 
 class Request(HttpRequest):
@@ -22,7 +27,7 @@ class Request(HttpRequest):
         self,
         parsed: ParsedRequest,
         client: tuple[str, int] | None = None,
-        transport: asyncio.BaseTransport | None = None,
+        line: Line | None = None,
     ) -> None:
         # HttpRequest.__init__ is not called: it builds containers that no operation here reads.
         self.parsed = parsed
@@ -30,27 +35,25 @@ class Request(HttpRequest):
         self.path = self.path_info = parsed.path
         self.set_body(parsed.body)
         self._client = client
-        self._transport = transport
+        self._line = line
 
     def set_body(self, body: bytes) -> None:
         """Take a body, without the mark that some clients put before JSON (RFC 8259, 8.1)."""
-        self.body = self._body = body.removeprefix(_BYTE_ORDER_MARK)
+        self.body = self._body = body.removeprefix(BYTE_ORDER_MARK)
 
     def header(self, name: bytes) -> str | None:
         """Return the header of that name in lower case, decoded, or None."""
-        value = self.parsed.headers.get(name)
-        return None if value is None else str(value, "latin-1")
+        return self.parsed.header(name)
 
     @property
     def bearer(self) -> str | None:
         """The token of `Authorization: Bearer …` (RFC 6750, 2.1), or None."""
-        given = self.header(b"authorization")
-        return given[7:].strip() if given and given[:7].lower() == "bearer " else None
+        return self.parsed.bearer
 
     @property
     def is_open(self) -> bool:
         """False once the client has disconnected, and over ASGI, where that is not known."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._line is not None and not self._line.is_closing()
 
     @property
     def peer(self) -> str:

@@ -31,6 +31,7 @@ class RequestParser:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._offers = False  # the head that was just read has an offer that the request must not see
+        self.offered = b""  # in the head that was read
         self._parser = self._new_parser()
 
     def _new_parser(self) -> httptools.HttpRequestParser:
@@ -52,6 +53,7 @@ class RequestParser:
                 return
 
     def _head_without_offer(self) -> bytes:
+        self.offered = b",".join(value for name, value in self._headers if name.lower() == b"upgrade")
         version = self._parser.get_http_version().encode("ascii")
         lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
         lines += [b"%b: %b" % header for header in self._headers if header[0].lower() != b"upgrade"]
@@ -95,6 +97,7 @@ class RequestParser:
         self._offers = bool(self._parser.should_upgrade())
         if not self._offers:
             self._events.on_headers_complete()
+            self.offered = b""
 
     def on_body(self, body: bytes) -> None:
         self._events.on_body(body)

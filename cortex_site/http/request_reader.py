@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Reads a client's HTTP/1.1 requests from its bytes; knows no socket, no loop and no clock.
 
 Requests of the ordinary kind are read by `ext.http`, all others by httptools' complete parser; both give the
@@ -6,7 +7,6 @@ same, however the bytes are cut.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import httptools
@@ -16,16 +16,15 @@ from cortex_site.http.parsed_request import (
     BadRequestError,
     ParsedRequest,
     check_coding,
+    check_host,
     check_length,
+    is_host,
     split_target,
     too_large,
 )
 from cortex_site.http.request_parser import RequestParser
 from cortex_site.http.states import BODY, END, ERROR, HEAD, MAX_HEAD_BYTES, WAITING
 from ext import http
-
-# A host and a port as a URI has them (RFC 3986, 3.2.2), or nothing (RFC 9112, 3.2).
-_HOST = re.compile(rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
 
 
 class RequestReader:
@@ -37,6 +36,7 @@ class RequestReader:
     """
 
     __slots__ = (
+        "_head",
         "_head_size",
         "_headers",
         "_host",
@@ -50,6 +50,7 @@ class RequestReader:
         "_trailer_size",
         "_url",
         "body_size",
+        "peer",
         "state",
     )
 
@@ -61,8 +62,10 @@ class RequestReader:
     ) -> None:
         self.state = WAITING
         self.body_size = 0  # bytes that are held of a body that is not whole
+        self.peer = ""  # the client's address, which each request bears
         self._max_body_bytes = max_body_bytes
         self._judge = judge
+        self._head: http.Head | None = None  # the last of the ordinary kind
         self._host = b""  # the last that was looked at
         self._parser: RequestParser | None = None
         self._requests: list[ParsedRequest] = []  # that the piece under way completed
@@ -76,7 +79,9 @@ class RequestReader:
     def feed(self, data: bytes) -> Sequence[ParsedRequest]:
         """Return the requests that `data` completes, and the one that has to be refused for it."""
         if self.state is WAITING:
-            head = self.read_head(data)
+            head = self._head
+            if head is None or not head.repeats(data):
+                head = self._head = self.read_head(data)
             if (
                 head is not None
                 and head.size + head.length == len(data)
@@ -86,11 +91,18 @@ class RequestReader:
                 if not head.keep_alive:
                     self.state = END
                 body = data[head.size :]
-                return (
-                    ParsedRequest(
-                        head.method, head.path, head.query, "1.1", head.headers, body, head.keep_alive
-                    ),
+                request = ParsedRequest(
+                    head.method,
+                    head.path,
+                    head.query,
+                    "1.1",
+                    head.headers,
+                    body,
+                    head.keep_alive,
+                    b"",
+                    self.peer,
                 )
+                return (request,)
         elif self.state is END or self.state is ERROR:
             return ()
         return self._parse(data)
@@ -109,7 +121,7 @@ class RequestReader:
         return requests
 
     def _knows_host(self, host: bytes | None) -> bool:
-        if host is not None and host != self._host and _HOST.fullmatch(host):
+        if host is not None and host != self._host and is_host(host):
             self._host = host
         return host == self._host
 
@@ -180,6 +192,8 @@ class RequestReader:
             version=version,
             headers=self._headers,
             keep_alive=version != "1.0" and self._parser.should_keep_alive(),
+            upgrade=self._parser.offered,
+            peer=self.peer,
         )
         try:
             path, query = split_target(self._url)
@@ -199,9 +213,7 @@ class RequestReader:
         if host is None and version == "1.0":
             return
         if not self._knows_host(host):
-            raise BadRequestError(
-                400, "The request must have one `Host` header, a name or address and a port."
-            )
+            check_host(host)
 
     def on_body(self, body: bytes) -> None:
         if self.state is BODY:

@@ -11,6 +11,8 @@ from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.operation import Operation
 
+from cortex_site.http.answering import Endpoint
+
 NONE: Mapping[str, Operation] = {}
 MAX_MEANT_PARTS = 8  # of a path, from its end
 _VERSION = re.compile(r"(/v\d+)/")
@@ -25,6 +27,7 @@ class Resolver:
         self._dynamic: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
         self._versions: set[str] = set()  # such as `/v1`, before paths
         self.bare: dict[tuple[str, str], Operation] = {}  # by path and method; for `run_bare`
+        self.endpoints: dict[tuple[str, str], Endpoint] = {}  # of operations in `bare` that have one
         for path, operations in _operations(api):
             self._add(path, operations)
 
@@ -38,6 +41,8 @@ class Resolver:
         for method, operation in operations.items():
             if _is_bare(operation):
                 self.bare[path, method] = operation
+                if endpoint := getattr(operation.view_func, "endpoint", None):
+                    self.endpoints[path, method] = endpoint
 
     def find(self, path: str) -> tuple[Mapping[str, Operation], dict[str, str]]:
         """Return the operations of a path by method, and the arguments in the path.

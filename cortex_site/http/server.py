@@ -5,7 +5,8 @@ import socket
 
 import uvicorn
 
-from cortex_site.base.certificate import TlsFiles
+from cortex_site.base.certificate import HTTP1, HTTP2, TlsFiles
+from cortex_site.http.bounds import RequestBounds
 
 GOODBYE_S = 2.0  # a client has this long to answer the end of its TLS connection
 PLAIN = TlsFiles()
@@ -19,7 +20,10 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, tls: TlsFiles = PLAIN) -> None:
         super().__init__(config)
-        self._certificate = tls.certificate()
+        # not `Application`: this is imported before Django's settings are there, which ninja wants
+        bounds = getattr(config.app, "bounds", None)
+        speaks_http2 = isinstance(bounds, RequestBounds) and bounds.http2 is not None
+        self._certificate = tls.certificate((HTTP2, HTTP1) if speaks_http2 else (HTTP1,))
         self._handshake_s = tls.handshake_timeout_s
         self._watching: asyncio.Task[None] | None = None
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cortex_site.base.addresses import is_loopback, local_address, local_url, split_listen
+from cortex_site.base.extras import lacking
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.config.contradictions import tls_objections
 from cortex_site.config.cortex_toml import CortexConfig, NeuronEntry
@@ -82,15 +83,17 @@ def prepare_home(home: Path) -> None:
         ) from error
 
 
-def _check_tls(config: CortexConfig) -> None:
-    """Raise `ConfigError` before anything starts if a file cannot be used."""
-    if objections := tls_objections(config):
+def _check(config: CortexConfig, *extras: str) -> None:
+    """Raise `ConfigError` before anything starts if a package is missing or a file cannot be used."""
+    if config.database.url:
+        extras = (*extras, "postgres")
+    if objections := [*lacking("gateway", *extras), *tls_objections(config)]:
         raise ConfigError(objections)
 
 
 def plan_serve(config: CortexConfig, config_path: Path | None) -> LaunchPlan:
     """The plan of `cortex serve`."""
-    _check_tls(config)
+    _check(config)
     prepare_home(config.home)
     env = {"CORTEX_STATE_DIR": str(config.home)}
     if config_path:
@@ -104,13 +107,15 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
     The processes read these additions from their environment, which overrides any file.
     """
     home = config.home
-    _check_tls(config)
+    local = NeuronEntry(name="local", endpoint=f"http://{neuron_listen}")
+    if any(neuron.name == local.name for neuron in config.neurons):
+        raise ConfigError([f"neurons: `up` starts a node {local.name!r} of its own; give yours another name"])
+    _check(config, "neuron")
     prepare_home(home)
     sockets = programs.Sockets.bind(config)
     programs.bind(neuron_listen).close()  # neuron binds its own; this reports a conflict now
     redis_socket = _redis_socket(home)
-    local = NeuronEntry(name="local", endpoint=f"http://{neuron_listen}")
-    neurons = [*(neuron for neuron in config.neurons if neuron.name != "local"), local]
+    neurons = [*config.neurons, local]
     env = {
         "CORTEX_STATE_DIR": str(home),
         "CORTEX_REDIS__URL": f"unix://{redis_socket}",
@@ -171,6 +176,11 @@ async def _run(plan: LaunchPlan) -> int:
         "api": local_url(plan.config.gateway.listen, tls=plan.config.gateway.speaks_tls),
         "admin": local_url(plan.config.gateway.admin_listen),
     }
+    if plan.local_neuron:  # what `cortex up` adds to its configuration
+        supervisor.facts |= {
+            "redis": plan.env["CORTEX_REDIS__URL"],
+            "neuron": f"http://{plan.local_neuron}",
+        }
     starting = asyncio.create_task(_start(plan, supervisor))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -194,20 +204,33 @@ def _tell(console: Console, line: str) -> None:
 
 
 async def _start(plan: LaunchPlan, supervisor: Supervisor) -> None:
-    password = ""
     with plan.console.status("Starting …") as status:
-        for program in plan.first:
-            status.update(f"Starting {program.name} …")
-            await supervisor.start(program)
-        async for step, found in _prepare(plan):
-            status.update(f"{step.capitalize()} …")
-            password = found or password
-        for group in programs.serve_programs(plan.config, plan.sockets, plan.env):
-            status.update(f"Starting {', '.join(program.name for program in group)} …")
-            await supervisor.start(*group)
+        try:
+            password = await _start_all(plan, supervisor, status.update)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         if plan.local_neuron:
-            await _await_tiny(plan, status.update)
+            await _await_tiny(plan, plan.local_neuron, status.update)
     _say_ready(plan, password)
+
+
+async def _start_all(plan: LaunchPlan, supervisor: Supervisor, show: Callable[[str], None]) -> str:
+    """Start everything; return the administrator's password if it was made just now.
+
+    Only the database has to be there before its users: they wait for each other by themselves. Raises an
+    `ExceptionGroup` of `StartError`.
+    """
+    password = ""
+    async with asyncio.TaskGroup() as starts:
+        for program in plan.first:
+            starts.create_task(supervisor.start(program))
+        async for step, found in _prepare(plan):
+            show(f"{step.capitalize()} …")
+            password = found or password
+        show("Starting the gateway and its control plane …")
+        for group in programs.serve_programs(plan.config, plan.sockets, plan.env):
+            starts.create_task(supervisor.start(*group))
+    return password
 
 
 async def _prepare(plan: LaunchPlan) -> AsyncIterator[tuple[str, str]]:
@@ -230,14 +253,13 @@ async def _prepare(plan: LaunchPlan) -> AsyncIterator[tuple[str, str]]:
         raise StartError(f"The database could not be prepared.\n{errors}")
 
 
-async def _await_tiny(plan: LaunchPlan, show: Callable[[str], None]) -> None:
+async def _await_tiny(plan: LaunchPlan, neuron: str, show: Callable[[str], None]) -> None:
     """Wait for the first model, which loads while the rest starts: ready means that it answers."""
     gateway = plan.config.gateway
     address = local_address(gateway.listen)
     deadline = asyncio.get_running_loop().time() + TINY_WAIT_S
     while asyncio.get_running_loop().time() < deadline:
-        model = await programs.model_state(address, TINY, tls=gateway.speaks_tls)
-        if model.get("state") == "loaded":
+        if await programs.is_loaded(TINY, address, split_listen(neuron), tls=gateway.speaks_tls):
             return
         show(f"Loading {TINY} …")
         await asyncio.sleep(0.2)

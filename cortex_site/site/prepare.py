@@ -17,12 +17,14 @@ import django
 
 from cortex_site import config
 from cortex_site.base import logs
+from cortex_site.base.interpreter import favour_start
 from cortex_site.base.settings_file import ConfigError
 
 LOCK = 0x636F72746578  # "cortex": PostgreSQL's advisory locks are numbers
 
 
 def main() -> None:
+    favour_start()
     logs.setup("warning", "prepare")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
     django.setup()

@@ -48,7 +48,7 @@ AXES_VERBOSE = False
 # Not daphne: it would only change `runserver`, and bring twisted into every process.
 INSTALLED_APPS = [
     "fleet",  # before the admin, whose templates it extends
-    "django.contrib.admin",
+    "cortex_site.site.admin_config.FleetAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -62,6 +62,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "cortex_site.site.compression.PageCompression",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -90,6 +91,7 @@ LOGGING_CONFIG = None  # each process calls logs.setup
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
+FORMAT_MODULE_PATH = ["cortex_site.site.formats"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 STATIC_URL = f"{CONFIG.admin.path_prefix}/static/"
 WHITENOISE_USE_FINDERS = True  # straight from the packages: there is no collectstatic step
@@ -144,6 +146,7 @@ CAPACITY_WAIT_S = CONFIG.lifecycle.capacity_wait_s
 SWAP_WAIT_S = CONFIG.lifecycle.swap_wait_s
 DRAIN_GRACE_S = CONFIG.lifecycle.drain_grace_s
 EVICTION_STRATEGY = CONFIG.eviction.strategy
+READ_AHEAD_KEYS = CONFIG.lifecycle.read_ahead_keys
 MIN_RESIDENCY_S = CONFIG.lifecycle.min_residency_s
 NODE_WAIT_S = CONFIG.lifecycle.node_wait_s
 FAILURE_BACKOFF_S = CONFIG.lifecycle.failure_backoff_s

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from django.contrib import admin
-
 from fleet.admin.audit import AuditEntryAdmin
 from fleet.admin.batch import BatchAdmin, StoredFileAdmin
 from fleet.admin.join import JoinTokenAdmin
@@ -11,6 +9,7 @@ from fleet.admin.node import DeviceAdmin, NodeAdmin
 from fleet.admin.operation import OperationAdmin
 from fleet.admin.placement import PlacementAdmin
 from fleet.admin.profile import AliasAdmin, ModelProfileAdmin
+from fleet.admin.schedule import ScheduleAdmin
 from fleet.admin.usage import UsageRollupAdmin
 
 __all__ = [
@@ -25,9 +24,7 @@ __all__ = [
     "OperationAdmin",
     "PlacementAdmin",
     "RequestMetricAdmin",
+    "ScheduleAdmin",
     "StoredFileAdmin",
     "UsageRollupAdmin",
 ]
-
-admin.site.site_header = admin.site.site_title = "cortex"
-admin.site.index_title = "Fleet"

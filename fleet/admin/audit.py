@@ -13,6 +13,7 @@ class Past(WindowFilter):
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(ReadOnlyAdmin, BigTableAdmin):
+    first_step = "Nobody has changed or started anything yet."
     age_field = "at"
     list_display = ("at", "who", "action", "target", "why", "detail")
     list_filter = (Past,)

@@ -17,6 +17,7 @@ from fleet.permissions import asker, may_operate
 from fleet.services import audit
 from neuron.wire import ApiError
 
+MANY_MB = 10_240
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -38,10 +39,11 @@ def seconds(value: float | None) -> str:
 
 
 def memory_bar(used_mb: int, total_mb: int) -> SafeString:
-    text = f"{used_mb:,} of {total_mb:,} MiB"
-    return format_html(
-        '<progress max="{}" value="{}" title="{}"></progress> {}', max(total_mb, 1), used_mb, text, text
-    )
+    """A bar, and the same in words: in GiB from `MANY_MB` on, with the MiB where the pointer rests."""
+    exact = f"{used_mb:,} of {total_mb:,} MiB"
+    text = exact if total_mb < MANY_MB else f"{used_mb / 1024:,.0f} of {total_mb / 1024:,.0f} GiB"
+    bar = '<progress max="{}" value="{}" title="{}"></progress> <span class="amount" title="{}">{}</span>'
+    return format_html(bar, max(total_mb, 1), used_mb, exact, exact, text)
 
 
 def origin(request: HttpRequest) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from fleet.models import RequestBatch, StoredFile
 
 @admin.register(RequestBatch)
 class BatchAdmin(ReadOnlyAdmin):
+    first_step = (
+        "No batch has been sent. Upload a file of requests to /v1/files, then post it to /v1/batches."
+    )
     list_display = ("id", "key", "endpoint", "status", "total", "completed", "failed", "created_at")
     list_filter = ("status", "endpoint")
     search_fields = ("id", "key")

@@ -14,6 +14,7 @@ from fleet.services import joining
 
 @admin.register(JoinToken)
 class JoinTokenAdmin(admin.ModelAdmin):
+    first_step = "Make a token here, and start a neuron with it: it adds itself under Nodes."
     list_display = ("__str__", "prefix", "state", "expires_at", "made_by", "last_used")
     list_filter = ("revoked",)
     search_fields = ("name", "prefix", "made_by")

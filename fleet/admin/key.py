@@ -21,6 +21,9 @@ LIMITS = (
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(ConfiguredAdmin):
+    first_step = (
+        "There are no keys yet, and the gateway serves only this machine's user. Make one for each client."
+    )
     list_display = ("name", "prefix", "state", "usage", "last_used", "models", "expires_at")
     list_filter = ("disabled",)
     search_fields = ("name", "prefix")

@@ -28,20 +28,20 @@ BY_KEY = known_values("key", _names(ApiKey, "name"))
 
 @admin.register(RequestMetric)
 class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
+    first_step = (
+        "No request has been made yet. Send one in the Playground, or to /v1/chat/completions; it shows here "
+        "within a second of its end."
+    )
     list_display = (
         "started_at",
         "model",
         "node",
-        "outcome",
+        "end",
         "ttft",
         "speed",
         "latency",
-        "prompt_tokens",
-        "cached_tokens",
-        "completion_tokens",
-        "cold",
-        "status",
-        "dialect",
+        "tokens",
+        "waited",
         "key",
         "request_id",
     )
@@ -90,6 +90,19 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
         if by_id.exists():
             return by_id, False
         return queryset.filter(model=term), False
+
+    @admin.display(description="outcome", ordering="outcome")
+    def end(self, metric: RequestMetric) -> str:
+        return f"{metric.outcome} ({metric.status})" if metric.outcome != "ok" else "ok"
+
+    @admin.display(description="load")
+    def waited(self, metric: RequestMetric) -> str:
+        return "cold" if metric.cold else ""
+
+    @admin.display(description="tokens (cached)")
+    def tokens(self, metric: RequestMetric) -> str:
+        cached = f" ({metric.cached_tokens:,})" if metric.cached_tokens else ""
+        return f"{metric.prompt_tokens:,}{cached} + {metric.completion_tokens:,}"
 
     @admin.display(description="first token", ordering="ttft_s")
     def ttft(self, metric: RequestMetric) -> str:

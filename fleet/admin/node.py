@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from django import forms
 from django.contrib import admin
-from django.db.models import QuerySet, Sum
+from django.db.models import F, QuerySet, Sum
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
@@ -101,6 +101,10 @@ class NodeForm(forms.ModelForm):
 
 @admin.register(Node)
 class NodeAdmin(Operates, ConfiguredAdmin):
+    first_step = (
+        "There are no nodes yet. Add one by its address, name them in cortex.toml, or make a join token "
+        "under Access, with which a neuron adds itself."
+    )
     form = NodeForm
     actions = ("cordon", "uncordon", "drain", "drain_by_force")
     list_display = (
@@ -108,8 +112,7 @@ class NodeAdmin(Operates, ConfiguredAdmin):
         "kind",
         "endpoint",
         "healthy",
-        "cordoned",
-        "status",
+        "now",
         "memory",
         "seen",
         "version",
@@ -129,7 +132,10 @@ class NodeAdmin(Operates, ConfiguredAdmin):
         return (
             super()
             .get_queryset(request)
-            .annotate(used_mb=Sum("devices__memory_used_mb"), total_mb=Sum("devices__memory_total_mb"))
+            .annotate(
+                used_mb=Sum("devices__memory_used_mb"),
+                total_mb=Sum(F("devices__memory_used_mb") + F("devices__memory_free_mb")),
+            )
         )
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -159,6 +165,10 @@ class NodeAdmin(Operates, ConfiguredAdmin):
     def problem(self, node: Node) -> str:
         return "; ".join(text for text in (node.reason, *node.warnings) if text)
 
+    @admin.display(description="status", ordering="status")
+    def now(self, node: Node) -> str:
+        return ", ".join(filter(None, (node.status, "cordoned" if node.cordoned else "")))
+
     @admin.display(description="memory", ordering="used_mb")
     def memory(self, node: Any) -> SafeString:
         return memory_bar(node.used_mb or 0, node.total_mb or 0)
@@ -174,6 +184,7 @@ def _for_each(verb: Callable[..., T], request: HttpRequest, rows: QuerySet) -> l
 
 @admin.register(Device)
 class DeviceAdmin(Operates, ReadOnlyAdmin):
+    first_step = "Devices appear with their nodes: add a neuron under Nodes."
     actions = ("defrag", "restart", "restart_by_force")
     list_display = (
         "__str__",
@@ -213,4 +224,4 @@ class DeviceAdmin(Operates, ReadOnlyAdmin):
 
     @admin.display(description="memory", ordering="memory_used_mb")
     def memory(self, device: Device) -> SafeString:
-        return memory_bar(device.memory_used_mb, device.memory_total_mb)
+        return memory_bar(device.memory_used_mb, device.usable_mb)

@@ -16,6 +16,7 @@ from fleet.services import lifecycle
 
 @admin.register(Operation)
 class OperationAdmin(Operates, ReadOnlyAdmin):
+    first_step = "Nothing has been loaded or unloaded yet. Load a model under Models."
     list_display = ("id", "kind", "model", "node", "state", "bar", "message", "requested_by", "age", "took")
     list_filter = ("state", "kind", "node")
     search_fields = ("model", "node", "message", "requested_by")
@@ -23,7 +24,7 @@ class OperationAdmin(Operates, ReadOnlyAdmin):
     list_per_page = 50
     show_full_result_count = False
     actions = ("retry", "cancel")
-    exclude = ("explanation", "lease", "progress")
+    exclude = ("explanation", "lease", "progress", "traceparent")
     readonly_fields = ("explained", "bar")
 
     @admin.display(description="progress")

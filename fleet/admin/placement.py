@@ -7,6 +7,7 @@ from typing import TypeVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 
 from fleet.admin.base import Operates, ReadOnlyAdmin, age, do_each, origin, start_each
 from fleet.models import Placement
@@ -17,12 +18,12 @@ T = TypeVar("T")
 
 @admin.register(Placement)
 class PlacementAdmin(Operates, ReadOnlyAdmin):
+    first_step = "No node has a model yet. Load one under Models; a request for one loads it, too."
     list_display = (
         "model",
         "node",
-        "state",
-        "devices",
-        "memory_mb",
+        "now",
+        "memory",
         "stored",
         "context",
         "running",
@@ -35,6 +36,20 @@ class PlacementAdmin(Operates, ReadOnlyAdmin):
     search_fields = ("model", "node__name")
     list_select_related = ("node",)
     actions = ("load", "unload", "unload_by_force", "pin", "unpin")
+
+    def view_on_site(self, placement: Placement) -> str:
+        return str(reverse("fleet-model", args=[placement.model]))
+
+    @admin.display(description="state", ordering="state")
+    def now(self, placement: Placement) -> str:
+        state = str(placement.state)
+        return state if placement.node.healthy else f"node away (was {state})"
+
+    @admin.display(description="MiB by device", ordering="memory_mb")
+    def memory(self, placement: Placement) -> str:
+        if placement.memory_mb is None:
+            return ", ".join(map(str, placement.devices))
+        return ", ".join(f"{index}: {mb}" for index, mb in placement.memory_by_device.items())
 
     @admin.display(description="weights, bits", ordering="format")
     def stored(self, placement: Placement) -> str:

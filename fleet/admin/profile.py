@@ -7,26 +7,26 @@ from typing import Any, TypeVar
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from fleet.admin.base import ConfiguredAdmin, Operates, do_each, origin, start_each
+from fleet.admin.base import ConfiguredAdmin, Operates, do_each, origin, seconds, start_each
 from fleet.models import Alias, ModelProfile, Placement
-from fleet.services import lifecycle, policy
+from fleet.services import lifecycle, model_facts, policy
 
 T = TypeVar("T")
 
 
 @admin.register(ModelProfile)
 class ModelProfileAdmin(Operates, ConfiguredAdmin):
+    first_step = "There are no models yet. Look before adding one: by hub id, or by a directory on a node."
     list_display = (
         "model_id",
         "loaded_on",
-        "quant",
-        "vram_mb",
+        "first_token",
+        "speed",
         "needed_mb",
-        "measured_mb",
-        "min_devices",
         "priority",
         "pinned",
         "ttl_s",
@@ -41,10 +41,22 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Read the nodes of all rows on the page in one query."""
         page = super().get_changelist_instance(request)
-        nodes = _nodes_with([row.model_id for row in page.result_list])
+        names = [row.model_id for row in page.result_list]
+        nodes, speeds = _nodes_with(names), model_facts.speeds(names)
         for row in page.result_list:
             row.loaded_on = nodes.get(row.model_id, [])
+            row.speed_now = speeds.get(row.model_id)
         return page
+
+    @admin.display(description="first token")
+    def first_token(self, profile: Any) -> str:
+        """Its mean over the last day, from hourly sums."""
+        return seconds(profile.speed_now.first_token_s if profile.speed_now else None)
+
+    @admin.display(description="tokens/s")
+    def speed(self, profile: Any) -> str:
+        rate = profile.speed_now.tokens_per_second if profile.speed_now else None
+        return "–" if rate is None else f"{rate:.1f}"
 
     @admin.display(description="what a node found")
     def chat_traits(self, profile: ModelProfile) -> SafeString | str:
@@ -56,9 +68,14 @@ class ModelProfileAdmin(Operates, ConfiguredAdmin):
         rows = format_html_join("", "<tr><th>{}</th><td>{}</td></tr>", told.items())
         return format_html("<table>{}</table>", rows)
 
+    def view_on_site(self, profile: ModelProfile) -> str:
+        """The page that says where the model is, what it takes and how quick it was."""
+        return str(reverse("fleet-model", args=[profile.model_id]))
+
     @admin.display(description="loaded on")
-    def loaded_on(self, profile: Any) -> str:
-        return ", ".join(profile.loaded_on) or "–"
+    def loaded_on(self, profile: Any) -> SafeString:
+        nodes = ", ".join(profile.loaded_on) or "not loaded"
+        return format_html('<a href="{}">{}</a>', self.view_on_site(profile), nodes)
 
     @admin.action(description="Load selected models where they fit best", permissions=["operate"])
     def load(self, request: HttpRequest, rows: QuerySet) -> None:
@@ -97,6 +114,7 @@ def _nodes_with(models: list[str]) -> dict[str, list[str]]:
 
 @admin.register(Alias)
 class AliasAdmin(ConfiguredAdmin):
+    first_step = "An alias is another name of a model: clients that ask for gpt-4o get what you choose."
     list_display = ("name", "target", "from_file")
     list_filter = ("from_file",)
     search_fields = ("name", "target")

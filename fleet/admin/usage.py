@@ -23,6 +23,7 @@ class HourFilter(WindowFilter):
 class UsageRollupAdmin(ReadOnlyAdmin, BigTableAdmin):
     """The hours that match, below their sums."""
 
+    first_step = "Usage is summed every five minutes: send a request, and look again."
     age_field = "hour"
     change_list_template = "admin/fleet/usagerollup/change_list.html"
     list_display = ("hour", "model", "node", "key", "dialect", *SHOWN, "cold", "ttft", "latency")

@@ -18,6 +18,7 @@ from ninja.security.session import SessionAuthIsStaff
 
 from cortex_site.base.secret_file import obtain
 from cortex_site.base.version import VERSION
+from fleet.api.adding import router as adding
 from fleet.api.audit import router as audit
 from fleet.api.joining import router as joining
 from fleet.api.operations import router as operations
@@ -46,6 +47,7 @@ api = NinjaAPI(
 )
 api.add_router("", overview)
 api.add_router("", operations)
+api.add_router("", adding)
 api.add_router("", policy)
 api.add_router("", audit)
 api.add_router("", joining)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from contextlib import suppress
-from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from fleet.api.schemas import StatusOut
-from fleet.services import overview
+from fleet.services import live_state
 
 
 class FleetConsumer(AsyncWebsocketConsumer):
@@ -42,18 +42,28 @@ class FleetConsumer(AsyncWebsocketConsumer):
         sent = ""
         while True:
             with suppress(DatabaseError):  # the next look may succeed
-                state: str = await database_sync_to_async(_state)()
+                state = await LATEST.state()
                 if state != sent:
                     await self.send(text_data=state)
                     sent = state
             await asyncio.sleep(settings.LIVE_INTERVAL_S)
 
 
-def _state() -> str:
-    status: Any = StatusOut.from_orm(_Attributes(overview.status()))
-    return str(status.model_dump_json())
+class _Latest:
+    """The last look at the fleet, which all open pages share."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._looked_at = -math.inf
+        self._looking = asyncio.Lock()
+
+    async def state(self) -> str:
+        """Return the state of now, or of half an interval ago at most."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at > settings.LIVE_INTERVAL_S / 2:
+                self._text = (await database_sync_to_async(live_state.encoded)()).decode()
+                self._looked_at = time.monotonic()
+        return self._text
 
 
-class _Attributes:
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
+LATEST = _Latest()

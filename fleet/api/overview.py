@@ -5,8 +5,9 @@ from typing import Any
 from django.http import HttpRequest
 from ninja import Router
 
-from fleet.api.schemas import ModelOut, NodeOut, PlacementOut, StatusOut
-from fleet.services import overview, settings_warnings
+from fleet.api.schemas import Lines, ModelOut, NodeOut, PlacementOut, StatusOut
+from fleet.services import model_logs, overview, settings_warnings
+from neuron.wire import ModelLog
 
 router = Router(tags=["fleet"])
 
@@ -30,6 +31,12 @@ def models(request: HttpRequest) -> Any:
 @router.get("/placements", response=list[PlacementOut])
 def placements(request: HttpRequest) -> Any:
     return overview.placements()
+
+
+@router.get("/models/log", response=ModelLog)
+def log(request: HttpRequest, model: str, node: str | None = None, lines: Lines = 200) -> Any:
+    """The last lines that a managed engine's server wrote, on a node or on the first that has the model."""
+    return ModelLog(lines=model_logs.lines_of(model, node, lines=lines))
 
 
 @router.get("/warnings", response=list[str])

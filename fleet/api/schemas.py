@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from ninja import Field, Query, Schema
 
 Limit = Annotated[int, Query(ge=1, le=500)]  # rows of one page
+Lines = Annotated[int, Query(ge=1, le=10_000)]
 
 
 class DeviceOut(Schema):
@@ -16,6 +17,7 @@ class DeviceOut(Schema):
     kind: str
     state: str
     memory_total_mb: int
+    usable_mb: int
     memory_used_mb: int
     memory_free_mb: int
     utilization_pct: int | None
@@ -34,6 +36,7 @@ class PlacementOut(Schema):
     state: str
     devices: list[int]
     memory_mb: int | None
+    device_memory_mb: list[int] = Field(description="On each device; empty: evenly shared, or not known")
     format: str
     bits_per_weight: float | None
     context: int | None
@@ -70,11 +73,15 @@ class ModelOut(Schema):
     id: str = Field(alias="model_id")
     source: str
     harness: str
+    base: str = Field(description="The model that it is an adapter for; empty: it is none")
     quant: str
     kv_dtype: str = Field(description="Of cached keys and values; empty: as the node is configured")
+    speculation: str = Field(description="What drafts its answers; empty: as the node is configured")
     vram_mb: int | None
     measured_mb: int | None
     needed_mb: int | None
+    options: dict[str, str | int | float | bool] = Field(description="Of a managed engine")
+    tensor_parallel: int | None = Field(description="Null: split over as few devices as have the memory")
     min_devices: int
     min_device_vram_mb: int | None
     labels: list[str]

@@ -62,7 +62,7 @@ def application(plane: DataPlane) -> Application:
     settings = plane.config.gateway
     background = Background(plane, plane.config.responses.max_background)
     return Application(
-        _make_api(plane, background),
+        make_api(plane, background),
         bounds=RequestBounds.of(settings),
         judge=plane.judge,
         compress_from_bytes=settings.compress_from_bytes,
@@ -80,7 +80,8 @@ async def _running(plane: DataPlane, background: Background) -> AsyncIterator[No
             await background.close()
 
 
-def _make_api(plane: DataPlane, background: Background) -> NinjaAPI:
+def make_api(plane: DataPlane, background: Background) -> NinjaAPI:
+    """Return the endpoints of one worker; `get_openapi_schema` describes them."""
     api = NinjaAPI(title="cortex", version=VERSION, urls_namespace="gateway", docs_url=None)
     _handle_errors(api)
     declare_inference(api, plane)

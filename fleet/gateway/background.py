@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
+from django.http.response import HttpResponseBase
 
 from cortex_site.base.ending import end
+from cortex_site.http.answering import Awaited
 from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse
 from fleet.gateway.control.redis_link import LinkError
 from fleet.gateway.data_plane import DataPlane
+from fleet.gateway.detour import detour
 from fleet.gateway.dialects import stored_responses
 from fleet.gateway.dialects.kept_items import ask
 from fleet.gateway.dialects.responses import BackgroundDialect
@@ -74,8 +79,10 @@ class Background:
         name = f"resp_{ident}"
         await ask(store.beat(name, ALIVE_S))
         await ask(store.put(owner, name, begun))
-        exchange = Exchange(plane, request, dialect)
-        task = asyncio.create_task(self._make(exchange, owner, name, begun), name=f"background {name}")
+        client = Awaited(request)
+        exchange = Exchange(plane, request, dialect, client, detour)
+        making = self._make(client.response(exchange), owner, name, begun)
+        task = asyncio.create_task(making, name=f"background {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         headers = {"content-type": "application/json", "x-request-id": exchange.request_id}
@@ -84,8 +91,10 @@ class Background:
     async def close(self) -> None:
         await end(self._tasks)
 
-    async def _make(self, exchange: Exchange, owner: str, name: str, begun: bytes) -> None:
-        running = asyncio.create_task(exchange.run(), name=f"exchange {name}")
+    async def _make(
+        self, exchange: Coroutine[Any, Any, HttpResponseBase], owner: str, name: str, begun: bytes
+    ) -> None:
+        running = asyncio.create_task(exchange, name=f"exchange {name}")
         try:
             while not running.done() and await self._is_wanted(owner, name, begun):
                 await asyncio.wait({running}, timeout=LOOK_S)

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.base.ending import end
+from cortex_site.base.tracing import tracer
 from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.locality import Locality
 from cortex_site.http.origins import Origins
+from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
 from fleet.gateway.control.listener import Listener
 from fleet.gateway.control.plane import ControlPlane, ControlPlaneError
@@ -20,7 +22,7 @@ from fleet.gateway.dialects.image_fetcher import ImageFetcher
 from fleet.gateway.dialects.images import ImagePolicy
 from fleet.gateway.dialects.response_store import ResponseStore
 from fleet.gateway.http.bounds import PoolBounds
-from fleet.gateway.limits.keys import authorize
+from fleet.gateway.limits.keys import KeyRing
 from fleet.gateway.limits.limiter import Limiter
 from fleet.gateway.loading import Loader
 from fleet.gateway.nodes.fleet_state import FleetState
@@ -28,7 +30,7 @@ from fleet.gateway.nodes.nodes import Nodes
 from fleet.gateway.nodes.watcher import WatchPolicy
 from fleet.gateway.record import gauges
 from fleet.gateway.record.recorder import Recorder
-from fleet.records import RequestRecord
+from fleet.gateway.record.traces import RequestTraces
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -45,7 +47,7 @@ class DataPlane:
         self,
         config: CortexConfig,
         control: ControlPlane,
-        store: Callable[[Sequence[RequestRecord]], None],
+        store: Callable[[Sequence[bytes]], None],
     ) -> None:
         settings = config.gateway
         redis_timeout_s = config.redis.timeout_ms / 1000
@@ -67,11 +69,14 @@ class DataPlane:
             ca=settings.node_ca,
         )
         self.loader = Loader(self.fleet, control, settings.load_wait_s)
+        self.tracer = tracer(config.tracing, "cortex-gateway")
+        self.traces = RequestTraces(self.tracer) if self.tracer else None
         self.recorder = Recorder(
             store,
             queue_size=settings.record_queue_size,
             retry_s=settings.record_retry_s,
             known=self._knows,
+            traces=self.traces,
         )
         self.limiter = Limiter(config.redis.url, timeout_s=redis_timeout_s)
         self.listener = Listener(
@@ -81,20 +86,17 @@ class DataPlane:
         )
         self.responses = ResponseStore(config.redis.url, config.responses, timeout_s=redis_timeout_s)
         self.origins = Origins(settings.allowed_origins)
-        self._locality = Locality(settings.allowed_hosts, self.origins)
+        self.keys = KeyRing(
+            Locality(settings.allowed_hosts, self.origins), allow_anonymous=settings.allow_anonymous
+        )
         self.images = ImagePolicy(settings, ImageFetcher())
         self.watch = ControlWatch(settings.admin_listen, config.poll.interval_s)
         self.open_streams = 0
         self._database_away = False
 
-    def authorize(self, request: Request) -> KeyView | None:
+    def authorize(self, request: ParsedRequest | Request) -> KeyView | None:
         """The caller's key; None for an anonymous caller. Raises `ApiError` 401 or 403."""
-        return authorize(
-            request,
-            self.fleet.snapshot.configuration,
-            self._locality,
-            allow_anonymous=self.config.gateway.allow_anonymous,
-        )
+        return self.keys.authorize(request, self.fleet.snapshot.configuration)
 
     def judge(self, request: Request) -> ApiError | None:
         """Why the body of a request is not even read: its sender may not send one."""
@@ -139,6 +141,8 @@ class DataPlane:
             await self.nodes.close()
             self.control.close()
             await asyncio.to_thread(self.recorder.close, 5.0)
+            if self.tracer is not None:
+                await asyncio.to_thread(self.tracer.close)
 
     def _gauges(self) -> gauges.WorkerGauges:
         return gauges.WorkerGauges(

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """From a routed request to the head of a node's answer: choose, wait for a load, send, try the next replica.
 
 Everything here happens before a byte has reached the client. A request that a node cannot have begun (no
@@ -13,20 +14,21 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from ext.ledger import Entry
 from fleet import router
 from fleet.affinity import BYTES_PER_TOKEN, digests, published
 from fleet.foreign.errors import MAX_ERROR_BYTES
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.http.pool import Begun
 from fleet.gateway.http.response import UpstreamResponse
+from fleet.gateway.nodes.nodes import Node
 from fleet.gateway.nodes.refusals import read_refusal
 from fleet.gateway.record import metrics
-from fleet.gateway.record.draft import NO_TRAIL, Trail
 from fleet.snapshot import Replicas
 from fleet.translation import failure_alone
 from neuron.wire import ApiError, prefix_marks
@@ -34,7 +36,7 @@ from neuron.wire import ApiError, prefix_marks
 log = logging.getLogger("cortex.dispatch")
 
 MAX_ATTEMPTS = 4
-JSON, EVENTS = "application/json", "text/event-stream"  # content types of a node's answers
+JSON, EVENTS = b"application/json", b"text/event-stream"  # content types of a node's answers
 EVENT_DELAY_S = 1.0  # a node's event that a model is gone may arrive this much later than its refusal
 
 DENIED = frozenset({401, 402, 403})  # our token or account is refused
@@ -53,39 +55,85 @@ class NodeRequest(msgspec.Struct, frozen=True):
     path: str
     headers: Mapping[str, str]
     body: bytes
-    answer_type: str  # `JSON` or `EVENTS`
-    received: float  # when the client's request came; monotonic seconds
+    answer_type: bytes  # `JSON` or `EVENTS`
 
 
 class Dispatch:
-    """One request's search for a replica that answers it.
+    """One request's search for a replica that answers it. Its way there is noted in `entry`, step by step."""
 
-    `follow` gets the trail after each step, so that it is known however the request ends.
-    """
-
-    _trail = NO_TRAIL
     _route: router.Route  # to the last replica
-    _error: ApiError | None = None  # of the last replica
-    _excluded: frozenset[str] = frozenset()  # nodes that failed this request
-    _repeated = False
-    _prefix: Sequence[int] = ()
-    _marks: Sequence[tuple[int, int]] = ()
+    _node: Node  # of the attempt that was begun
 
-    def __init__(self, plane: DataPlane, request: NodeRequest, follow: Callable[[Trail], None]) -> None:
+    def __init__(self, plane: DataPlane, request: NodeRequest, entry: Entry) -> None:
         self._plane = plane
         self._request = request
-        self._follow = follow
+        self._entry = entry
+        self._begun: Begun | None = None  # that attempt, as long as no task waits for its answer
+        self._error: ApiError | None = None  # of the last replica
+        self._excluded: frozenset[str] = frozenset()  # nodes that failed this request
+        self._repeated = False
+        self._prefix: Sequence[int] = ()
+        self._marks: Sequence[tuple[int, int]] = ()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun is not None
+
+    def begin(self) -> Begun | None:
+        """Ask a replica at once; None where that would have to be waited for. `send` or `accept` follows."""
+        route = self._choose()
+        node = self._plane.nodes.get(route.node.name) if route is not None else None
+        if route is None or node is None:
+            return None
+        path, headers, body = self._worded(node)
+        self._begun = begun = node.pool.begin("POST", path, headers, body)
+        if begun is not None:
+            self._node = node
+            self._asked(route)
+        return begun
+
+    def accept(self, begun: Begun) -> bool:
+        """Accept the answer to a request that was begun, if it is one: `send` judges any other."""
+        answer = begun.connection.answer
+        if answer.status != 200 or not _is_of_type(answer.headers, self._request.answer_type):
+            return False
+        self._begun = None
+        self._accepted(self._node, answer.headers)
+        return True
+
+    def abandon(self) -> None:
+        """Give up a request that was begun: its client left."""
+        if self._begun is not None:
+            self._plane.nodes.breaker(self._route.node.name).abandoned()
 
     async def send(self) -> UpstreamResponse:
         """The head of a 200 answer from some replica. Raises `ApiError` when none gives one."""
         while True:
-            self._route = route = self._choose() or await self._wait_for_route()
+            if self._begun is None:
+                self._asked(self._choose() or await self._wait_for_route())
+            route = self._route
             answer = await self._attempt(route)
             if isinstance(answer, UpstreamResponse):
-                if self._prefix:
-                    self._plane.nodes.affinity.note(self._prefix, route.node.name)
                 return answer
             self._pass_over(route.node.name, answer)
+
+    def _asked(self, route: router.Route) -> None:
+        """Note that a replica is asked."""
+        self._route = route
+        name, now, entry = route.node.name, time.monotonic(), self._entry
+        if entry.overhead_s < 0:
+            entry.overhead_s = max(0.0, now - entry.received - entry.queue_s)
+        entry.node, entry.waits_s = name, route.waits_s
+        self._plane.nodes.breaker(name).sent(now)
+
+    def _accepted(self, node: Node, headers: dict[bytes, bytes]) -> None:
+        """Note a 200 answer."""
+        adapter = node.adapter
+        if notes := adapter.notes(headers):
+            self._entry.notes = notes
+        node.breaker.succeeded()
+        if self._prefix:
+            self._plane.nodes.affinity.note(self._prefix, node.config.name)
 
     def refuse(self, error: ApiError) -> None:
         """Take an error that the last answer stated in place of an answer: `send` then tries another replica.
@@ -94,19 +142,15 @@ class Dispatch:
         """
         self._pass_over(self._route.node.name, self._stated(self._route, error))
 
-    def _note(self, **changes: Any) -> None:
-        self._trail = msgspec.structs.replace(self._trail, **changes)
-        self._follow(self._trail)
-
     def _pass_over(self, node: str, error: ApiError) -> None:
         """Exclude a node that failed; raises its error when there have been attempts enough."""
         self._error = error
         self._excluded |= {node}
-        self._note(failures=(*self._trail.failures, (node, error.code)))
-        retries = self._trail.retries + 1
-        if retries == MAX_ATTEMPTS:
+        entry = self._entry
+        entry.attempts = (*entry.attempts, (node, error.code))
+        if entry.retries + 1 == MAX_ATTEMPTS:
             raise error
-        self._note(retries=retries)
+        entry.retries += 1
 
     # --- choosing a replica ---
 
@@ -148,7 +192,7 @@ class Dispatch:
             if holders := closed & {node.name for node, _ in self._plane.fleet.snapshot.replicas(model)}:
                 raise self._all_closed(holders)
             await self._wait_for_load()
-        self._note(queue_s=self._trail.queue_s + time.monotonic() - start)
+        self._entry.queue_s += time.monotonic() - start
         return route
 
     def _all_closed(self, names: Collection[str]) -> ApiError:
@@ -172,32 +216,29 @@ class Dispatch:
             self._excluded = frozenset()
         if fleet.snapshot.replicas(model):
             return
-        self._note(cold=True)
+        self._entry.cold = True
         start = time.monotonic()
         try:
             await self._plane.loader.wait(model)
         finally:
-            self._note(load_s=self._trail.load_s + time.monotonic() - start)
+            self._entry.load_s += time.monotonic() - start
 
     # --- asking it ---
 
     async def _attempt(self, route: router.Route) -> UpstreamResponse | ApiError:
         """The 200 answer, or the error after which another replica may be tried; raises any other one."""
         name = route.node.name
-        now = time.monotonic()
-        trail = self._trail
-        overhead_s = trail.overhead_s
-        if overhead_s is None:
-            overhead_s = now - self._request.received - trail.queue_s
-        self._note(node=name, overhead_s=overhead_s, waits_s=route.waits_s)
         breaker = self._plane.nodes.breaker(name)
-        breaker.sent(now)
         try:
-            answer = await self._ask(name)
+            node = self._plane.nodes.node(name)
+            answer = await self._ask(node)
             if isinstance(answer, UpstreamResponse):
                 error = await _error_alone(answer, self._request.answer_type)
+                if error is None:
+                    self._accepted(node, answer.headers)
+                    return answer
                 breaker.succeeded()
-                return answer if error is None else self._stated(route, error)
+                return self._stated(route, error)
         except asyncio.CancelledError:
             breaker.abandoned()
             raise
@@ -206,25 +247,30 @@ class Dispatch:
         self._judge(route, answer)
         return self._refused(route, answer)
 
-    async def _ask(self, name: str) -> UpstreamResponse | ApiError:
+    async def _ask(self, node: Node) -> UpstreamResponse | ApiError:
         """The head of a 200 answer, or the refusal. A request refused for its wording is reworded."""
-        request = self._request
-        node = self._plane.nodes.node(name)
-        adapter = node.adapter
-        path = node.config.path(request.path)
-        headers = adapter.headers(request.headers)
         while True:
-            body = adapter.body(request.model, request.body)
-            response = await node.pool.request("POST", path, headers=headers, body=body)
-            if response.queued_s:
-                self._note(queue_s=self._trail.queue_s + response.queued_s)
+            path, headers, body = self._worded(node)
+            begun, self._begun = self._begun, None
+            if begun is not None:
+                body, response = begun.body, await begun.answer()
+            else:
+                response = await node.pool.request("POST", path, headers=headers, body=body)
+            self._entry.queue_s += response.queued_s
             if response.status == 200:
-                if notes := adapter.notes(response.headers):
-                    self._note(notes=notes)
                 return response
             refusal = await read_refusal(response)
-            if not adapter.learn(refusal, body):
+            if not node.adapter.learn(refusal, body):
                 return refusal
+
+    def _worded(self, node: Node) -> tuple[str, Mapping[str, str], bytes]:
+        """Path, headers and body of the request in a node's terms."""
+        request, adapter = self._request, node.adapter
+        return (
+            node.config.path(request.path),
+            adapter.headers(request.headers),
+            adapter.body(request.model, request.body),
+        )
 
     def _failed(self, name: str, failure: UpstreamError | KeyError) -> ApiError:
         """The node did not answer. Returns or raises as `_attempt` does."""
@@ -295,18 +341,26 @@ def _denied(names: Collection[str]) -> ApiError:
     return ApiError(502, "node_unauthorized", message)
 
 
-async def _error_alone(response: UpstreamResponse, expected: str) -> ApiError | None:
+def _is_of_type(headers: Mapping[bytes, bytes], expected: bytes) -> bool:
+    """Whether an answer is of the expected content type, or says nothing of it."""
+    given = headers.get(b"content-type")
+    return given is None or given.startswith(expected)
+
+
+async def _error_alone(response: UpstreamResponse, expected: bytes) -> ApiError | None:
     """The error that a node states as JSON in place of a stream.
 
     Raises `UpstreamError` for a 200 of another content type, such as a page of a proxy in between.
     """
-    given = response.header(b"content-type", expected)
-    if given.startswith(expected):
+    if _is_of_type(response.headers, expected):
         return None
+    given = response.headers.get(b"content-type", b"")
     try:
         body = await response.read(MAX_ERROR_BYTES) if given.startswith(JSON) else b""
     finally:
         response.close()
     if failure := failure_alone(body):
         return failure.as_error()
-    raise UpstreamError("protocol", f"it answered with {given[:80]!r} instead of {expected}")
+    raise UpstreamError(
+        "protocol", f"it answered with {str(given[:80], 'latin-1')!r} instead of {expected.decode()}"
+    )

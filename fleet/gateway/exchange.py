@@ -1,39 +1,45 @@
-"""One client request from its first byte to its record: authorise, reserve, dispatch, relay, record.
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
+"""One client request from its first byte to its record: authorise, reserve, dispatch, answer, record.
 
-Every exchange ends exactly once, in `_finish`: answered, refused, failed, or abandoned by its client. Before
+Every exchange ends exactly once, in `finish`: answered, refused, failed, or abandoned by its client. Before
 the first byte an error has its HTTP status and the dialect's envelope; after it, the error is an event of the
 dialect's stream, and the stream ends there.
+
+An ordinary request is answered by callbacks alone. One that has to wait goes on as a detour, a coroutine
+(`fleet.gateway.detour`), from the step that it has come to.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
 import os
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+from collections.abc import Coroutine
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
 from django.http.response import HttpResponseBase
 
-from cortex_site.http.request import Request
-from cortex_site.http.response import BytesResponse, Sink, StreamResponse
+from cortex_site.http.answering import Asker
+from cortex_site.http.parsed_request import ParsedRequest
+from cortex_site.http.request import BYTE_ORDER_MARK, Request
+from cortex_site.http.response import BytesResponse, fields_of
+from cortex_site.http.states import END, HEAD, WAITING
+from ext.prefetch import Grant
+from fleet.gateway.answer_head import answer_lines
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
 from fleet.gateway.dialects.chat_body import with_model, with_model_alone
 from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
 from fleet.gateway.http.errors import UpstreamError
-from fleet.gateway.http.response import UpstreamResponse
+from fleet.gateway.http.pool import Begun
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
-from fleet.gateway.limits.limiter import Reservation
-from fleet.gateway.nodes.adapter import INTERNAL, as_note
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
-from fleet.gateway.relay import Relay
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, ModelOffer
 from fleet.translation import failure_alone
@@ -41,17 +47,16 @@ from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.request")
 
-IGNORED = "x-cortex-ignored"
 CLIENT_LEFT = 499  # nginx's status for a client that went away
 PATIENCE_S = 5.0  # how long a streaming client waits for a head, and then between comments
-_BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
-_STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
+BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
+STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _WORKER = os.urandom(8).hex()  # with a count, for ids that need no system call
 _numbers = count(1)
 
 
-def request_id(request: Request) -> str:
+def request_id(request: ParsedRequest | Request) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
     return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
@@ -61,233 +66,227 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-class _Pending:
-    """A request on its way to a node. `close` gives it up."""
+class Detour(Protocol):
+    """Goes on with an exchange that has to wait, and returns the response."""
 
-    def __init__(self, sending: Coroutine[Any, Any, UpstreamResponse]) -> None:
-        self.task = asyncio.create_task(sending)
-
-    def close(self) -> None:
-        self.task.cancel()
-        self.task.add_done_callback(_close_response)
+    def __call__(
+        self, exchange: Exchange, body: bytes | None = None
+    ) -> Coroutine[Any, Any, HttpResponseBase]: ...
 
 
 class Exchange:
-    """One request. The endpoint makes it, and `run` answers it."""
+    """One request. `begin` answers it."""
 
-    _reservation: Reservation | None = None  # of a key with limits
-    _held: _Closable | None = None  # at a node: a pending request, then its response
-    _ignored: tuple[str, ...] = ()  # fields of the client's that nobody knows
-    _finished = False
-
-    def __init__(self, plane: DataPlane, request: Request, dialect: Dialect) -> None:
-        self._plane = plane
+    def __init__(
+        self,
+        plane: DataPlane,
+        request: ParsedRequest | Request,
+        dialect: Dialect,
+        client: Asker,
+        detour: Detour,
+    ) -> None:
+        self.plane = plane
         self._request = request
-        self._dialect = dialect
+        self.body = request.body.removeprefix(BYTE_ORDER_MARK)
+        self.dialect = dialect
+        self.client = client
+        self._detour = detour
         self.request_id = request_id(request)
-        self._draft = RecordDraft(self.request_id, dialect.name)
+        self.draft = RecordDraft(self.request_id, dialect.name)
+        self.entry = self.draft.entry
+        self.key: KeyView | None = None
+        self.call: Call | None = None  # once it is decoded
+        self._offer: ModelOffer | None = None  # once it is admitted
+        self.is_admitted = False  # nothing stands against it but the key's limits
+        self.grant: Grant | None = None  # of a key with limits
+        self.dispatch: Dispatch | None = None
+        self.held: _Closable | None = None  # at a node: what was begun, a pending request, or its response
+        self._begun: Begun | None = None  # at a node, as long as no task waits for its answer
+        self._finished = False
 
-    async def run(self) -> HttpResponseBase:
+    # --- by callbacks ---
+
+    def begin(self) -> None:
+        """Send the request to a node, if nothing has to be waited for: `on_news` gets the answer."""
         try:
-            return await self._run()
-        except ApiError as error:
-            return self._refuse(error)
-        except asyncio.CancelledError:
-            if self._request.is_open:  # the client is there: this worker stops
-                return self._refuse(_STOPPING)
-            self.close()
-            raise
-        except Exception:
-            log.exception("request failed", extra={"request_id": self.request_id})
-            return self._refuse(_BUG)
+            if self._decode() and self._reserve() and self._send():
+                return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is answered
+            self.client.respond(self.refuse(self.as_error(error)))
+            return
+        self.client.hand_over(partial(self._detour, self))
 
-    async def _run(self) -> HttpResponseBase:
-        plane = self._plane
-        draft = self._draft
-        snapshot = plane.fleet.snapshot
-        key = plane.authorize(self._request)
-        headers = {"content-type": "application/json", "x-request-id": self.request_id}
+    def on_news(self) -> None:
+        """Respond, once the whole answer is there; a task takes over from any other state but "not yet"."""
+        begun, dispatch, call = self._begun, self.dispatch, self.call
+        if begun is None or dispatch is None or call is None:
+            return
+        connection = begun.connection
+        state = connection.answer.state
+        if not connection.failed():
+            if state is WAITING or state is HEAD:
+                return
+            if state is END and not call.stream and dispatch.accept(begun):
+                self._begun = None
+                self._answer(begun)
+                return
+        self._begun = None
+        connection.listen(None)
+        self.client.hand_over(partial(self._detour, self))
+
+    def _answer(self, begun: Begun) -> None:
+        """Respond with a whole answer."""
+        body = begun.connection.body.take()
+        begun.close()
+        try:
+            self.note_answer(body)
+            content = None if failure_alone(body) else self.rewriter().whole(body)
+        except Exception as error:  # noqa: BLE001 - see above
+            self.client.respond(self.refuse(self.as_error(error)))
+            return
+        if content is None:
+            self.client.hand_over(partial(self._detour, self, body))
+        else:
+            lines = self.lines(JSON)
+            self.finish("ok", 200)
+            self.client.answer(lines, content)
+
+    def close(self) -> None:
+        """End the exchange if nothing else has: its client left."""
+        if self.dispatch is not None:
+            self.dispatch.abandon()
+        self.finish("cancelled", CLIENT_LEFT, "client_closed_request")
+
+    def stop(self) -> None:
+        """End the exchange: this worker stops, and the client is there."""
+        if not self._finished:
+            self.client.respond(self.refuse(STOPPING))
+
+    # --- steps that need not wait, each unless it is done; False where one has to ---
+
+    def _decode(self) -> bool:
+        plane = self.plane
+        keys = plane.keys
+        self.key = key = keys.authorize(self._request, plane.fleet.snapshot.configuration)
         if key is not None:
-            draft.key = key.name
-            headers |= key.caller_headers
-        call = await self._dialect.prepare(self._request.body, key)
-        draft.model = model = snapshot.resolve(call.model)
-        draft.stream = call.stream
-        self._ignored = call.ignored
-        check_model(key, model)
+            self.entry.key = key.name
+        call = self.dialect.decode_now(self.body, key)
+        if call is not None:
+            self.admit(call)
+        return self.is_admitted
+
+    def admit(self, call: Call) -> None:
+        """Take the call, if its key and its model allow it. Raises `ApiError`."""
+        entry, snapshot = self.entry, self.plane.fleet.snapshot
+        self.call = call
+        entry.model = model = snapshot.resolve(call.model)
+        entry.stream = call.stream
+        check_model(self.key, model)
         offer = snapshot.offer(model)
         if offer is None:
             message = f"The model '{call.model}' does not exist; GET /v1/models lists those that do."
             raise ApiError(404, "model_not_found", message, param="model")
+        self._offer = offer
         require_capability(offer, call)
-        if call.needs == "vision":
-            call = await plane.images.admit(call, self._request.body)
-        if key is not None and key.limits:
-            self._reservation = await self._reserve(key, call, offer)
+        self.is_admitted = call.needs != "vision"  # whose images are looked at first
+
+    def _reserve(self) -> bool:
+        if not self.is_limited():
+            return True
+        assert self.key is not None
+        prefetch = self.plane.limiter.prefetch(self.key)
+        self.grant = prefetch.admit(self.key, self.estimate(), time.time())
+        return self.grant is not None
+
+    def is_limited(self) -> bool:
+        return self.key is not None and bool(self.key.limits)
+
+    def estimate(self) -> int:
+        """The tokens that the request may use."""
+        call, plane = self.call, self.plane
+        assert call is not None and self._offer is not None  # noqa: PT018
+        asked = call.asked or asked_of(call.body)
+        default = plane.config.gateway.reserve_tokens
+        prompt, answer = estimate(len(call.body), asked, self._offer.context, default)
+        self.draft.prompt_estimate = prompt = prompt * call.prompt_tokens
+        return prompt + answer * call.answer_tokens
+
+    def _send(self) -> bool:
+        self.dispatch = self.make_dispatch()
+        self._begun = self.held = begun = self.dispatch.begin()
+        if begun is None:
+            return False
+        begun.connection.listen(self)
+        return True
+
+    def make_dispatch(self) -> Dispatch:
+        call, key, entry = self.call, self.key, self.entry
+        assert call is not None
+        model = entry.model
+        headers = {"content-type": "application/json", "x-request-id": self.request_id}
+        if key is not None:
+            headers |= key.caller_headers
+        if self.plane.traces is not None:
+            headers |= self.plane.traces.begin(self.request_id, self._request.header(b"traceparent"))
         body = call.body if model == call.model else with_model(call.body, model)
         if key is not None and key.models:
             body = with_model_alone(body, model)
         answer_type = EVENTS if call.stream else JSON
-        request = NodeRequest(model, call.node_path, headers, body, answer_type, draft.received)
-        answer = self._dialect.answer(call, self.request_id)
-        dispatch = Dispatch(plane, request, draft.follow)
-        if not call.stream:
-            return await self._whole(dispatch, answer)
-        sending = dispatch.send()
-        if snapshot.replicas(model):
-            return self._streamed(await sending, call, answer)
-        return await self._stream_cold(_Pending(sending), call, answer)
+        request = NodeRequest(model, call.node_path, headers, body, answer_type)
+        return Dispatch(self.plane, request, entry)
 
-    def _reserve(self, key: KeyView, call: Call, offer: ModelOffer) -> Coroutine[Any, Any, Reservation]:
-        """Raises `LimitExceededError`. What is reserved here is settled in `_finish`."""
-        plane = self._plane
-        asked = call.asked or asked_of(call.body)
-        default = plane.config.gateway.reserve_tokens
-        prompt, answer = estimate(len(call.body), asked, context=offer.context, answer=default)
-        self._draft.prompt_estimate = prompt = prompt * call.prompt_tokens
-        return plane.limiter.reserve(key, prompt + answer * call.answer_tokens, self._dialect.limit_headers)
-
-    # --- answers ---
-
-    async def _whole(self, dispatch: Dispatch, answer: AnswerRewriter) -> BytesResponse:
-        body = await self._read(await dispatch.send())
-        while failure := failure_alone(body):
-            dispatch.refuse(failure.as_error())
-            body = await self._read(await dispatch.send())
-        content = answer.whole(body)
-        self._finish("ok", 200)
-        return BytesResponse(content, headers=self._headers("application/json"))
-
-    async def _read(self, response: UpstreamResponse) -> bytes:
-        self._held = response
-        try:
-            body = await response.read(self._plane.config.gateway.max_body_bytes)
-            self._draft.note_answer(body)
-        except UpstreamError as error:
-            raise self._lost(error) from error
-        return body
-
-    def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
-        self._held = response
-        return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
-
-    async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
-        """A quick load or refusal keeps its status; a long one is waited for with comments, or their like."""
-        self._held = pending
-        await asyncio.wait({pending.task}, timeout=PATIENCE_S)
-        if pending.task.done():
-            return self._streamed(pending.task.result(), call, answer)
-        return self._stream_response(answer, lambda sink: self._wait_and_relay(pending, call, answer, sink))
-
-    def _stream_response(
-        self, answer: AnswerRewriter, relay: Callable[[Sink], Coroutine[Any, Any, None]]
-    ) -> StreamResponse:
-        async def produce(sink: Sink) -> None:
-            self._plane.open_streams += 1
-            try:
-                error = await self._outcome(relay(sink), sink)
-            finally:
-                self._plane.open_streams -= 1
-            if error is not None:
-                await sink(answer.fail(error))
-
-        headers = self._headers(answer.stream_type)
-        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamResponse(produce, headers=headers, on_close=self.close)
-
-    async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
-        """Write a stream. Returns the error that is to be its last event."""
-        try:
-            await relaying
-        except ApiError as error:
-            self._finish("error", 200, error.code)
-            return error
-        except asyncio.CancelledError:
-            if sink.is_open:  # the client is there: this worker stops
-                self._finish("error", 200, _STOPPING.code)
-                return _STOPPING
-            self.close()
-            raise
-        except Exception:
-            log.exception("stream failed", extra={"request_id": self.request_id})
-            self._finish("error", 200, _BUG.code)
-            return _BUG
-        return None
-
-    async def _wait_and_relay(
-        self, pending: _Pending, call: Call, answer: AnswerRewriter, sink: Sink
-    ) -> None:
-        while not pending.task.done():
-            await sink(answer.waiting(self._plane.loader.progress(self._draft.model)))
-            await asyncio.wait({pending.task}, timeout=PATIENCE_S)
-        self._held = response = pending.task.result()
-        await self._relay(response, call, answer, sink)
-
-    async def _relay(
-        self, response: UpstreamResponse, call: Call, answer: AnswerRewriter, sink: Sink
-    ) -> None:
-        relay = Relay(answer, sink, hide_usage=call.hide_usage)
-        try:
-            await relay.run(response)
-        except UpstreamError as error:
-            raise self._lost(error) from error
-        finally:
-            self._draft.note_stream(relay.passed)
-        if relay.failed:
-            self._finish("error", 200, "node_error_event")
-        else:
-            self._finish("ok", 200)
+    def rewriter(self) -> AnswerRewriter:
+        assert self.call is not None
+        return self.dialect.answer(self.call, self.request_id)
 
     # --- ends ---
 
-    def _lost(self, cause: UpstreamError) -> ApiError:
-        node = self._draft.trail.node
+    def note_answer(self, body: bytes) -> None:
+        """Read a whole answer. Raises `ApiError` when it is none."""
+        try:
+            self.draft.note_answer(body)
+        except UpstreamError as error:
+            raise self.lost(error) from error
+
+    def respond(self, content: bytes) -> BytesResponse:
+        """The response of an exchange that went well."""
+        response = BytesResponse(content, headers=fields_of(self.lines(JSON)))
+        self.finish("ok", 200)
+        return response
+
+    def lost(self, cause: UpstreamError) -> ApiError:
+        node = self.entry.node
         metrics.UPSTREAM_FAILURES.labels(node, cause.kind).inc()
         message = f"The node '{node}' was lost within the answer: {cause}."
         return ApiError(503, "node_lost", message, retry_after_s=3)
 
-    def _refuse(self, error: ApiError) -> BytesResponse:
-        self._finish("error" if error.status >= 500 else "rejected", error.status, error.code)
-        headers = self._headers("application/json") | error.headers
-        return BytesResponse(self._dialect.error_body(error), status=error.status, headers=headers)
+    def refuse(self, error: ApiError) -> BytesResponse:
+        self.finish("error" if error.status >= 500 else "rejected", error.status, error.code)
+        headers = fields_of(self.lines(JSON)) | error.headers
+        return BytesResponse(self.dialect.error_body(error), status=error.status, headers=headers)
 
-    def close(self) -> None:
-        """End the exchange if nothing else has: its client left."""
-        self._finish("cancelled", CLIENT_LEFT, "client_closed_request")
+    def as_error(self, error: Exception) -> ApiError:
+        """What the client is told of an exception."""
+        if isinstance(error, ApiError):
+            return error
+        log.error("request failed", exc_info=error, extra={"request_id": self.request_id})
+        return BUG
 
-    def _headers(self, content_type: str) -> dict[str, str]:
-        trail = self._draft.trail
-        headers = {"content-type": content_type, "x-request-id": self.request_id}
-        if trail.node:
-            headers |= {f"{INTERNAL}{name}": text for name, text in trail.notes}
-            headers["x-cortex-node"] = trail.node
-            headers["x-cortex-queue-ms"] = f"{trail.queue_s * 1e3:.0f}"
-            headers["x-cortex-retries"] = str(trail.retries)
-            headers["x-cortex-overhead-us"] = f"{(trail.overhead_s or 0.0) * 1e6:.0f}"
-        elif (wait_s := self._plane.loader.expected_wait_s(self._draft.model)) is not None:
-            headers["x-cortex-expected-wait-s"] = str(math.ceil(wait_s))
-        if self._ignored:
-            by_node = headers.get(IGNORED, "")
-            headers[IGNORED] = as_note(", ".join(filter(None, (*self._ignored, by_node))))
-        if self._reservation is not None:
-            headers |= self._reservation.headers
-        return headers
+    def lines(self, content_type: bytes) -> bytes:
+        """The header lines of a response."""
+        entry, call, grant = self.entry, self.call, self.grant
+        wait_s = None if entry.node else self.plane.loader.expected_wait_s(entry.model)
+        lines = answer_lines(content_type, entry, wait_s, () if call is None else call.ignored)
+        return lines if grant is None else lines + self.dialect.limit_lines(grant.key.limits, grant)
 
-    def _finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
+    def finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
         """End the exchange: the first call decides how. What it holds is given up here and nowhere else."""
         if self._finished:
             return
         self._finished = True
-        if self._held is not None:
-            self._held.close()
-        draft, reservation = self._draft, self._reservation
-        if reservation is not None:
-            used = draft.charge(outcome, reservation.grant.tokens)
-            self._plane.limiter.settle(reservation, used)
-        self._plane.recorder.put(draft.record(outcome, status, error_code), draft.gaps)
-
-
-def _close_response(task: asyncio.Task[UpstreamResponse]) -> None:
-    """Close a response that arrived while its client was leaving."""
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
+        if self.held is not None:
+            self.held.close()
+        draft, grant = self.draft, self.grant
+        if grant is not None:
+            self.plane.limiter.settle(grant, draft.charge(outcome, grant.tokens))
+        self.plane.recorder.put(draft.ended(outcome, status, error_code))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import socket
-import sys
 from collections.abc import Sequence
 
 import django
@@ -15,9 +13,8 @@ from django.db import connections
 
 from cortex_site import config
 from cortex_site.base import logs
+from cortex_site.base.interpreter import favour_event_loop
 
-SWITCH_INTERVAL_S = 0.0005  # the longest time that a thread which stores or logs holds up the event loop
-COLLECT_AFTER = 20_000  # new objects: requests leave none in cycles, so collecting seldom frees any
 KEEP_ALIVE_S = 75
 CONNECTION_AGE_S = 60  # to the database
 BACKLOG = 2048
@@ -27,13 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, nargs="+", required=True, help="listening sockets, inherited")
     arguments = parser.parse_args(argv)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.set_threshold(COLLECT_AFTER)
+    favour_event_loop()
     logs.setup("info", "gateway")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
     django.setup()
     # After django.setup(): these need the app registry, or ninja's settings.
-    from cortex_site.http.protocol import ServerProtocol  # noqa: PLC0415
+    from cortex_site.http.protocol import HTTP_PROTOCOL  # noqa: PLC0415
     from cortex_site.http.server import HttpServer  # noqa: PLC0415
     from fleet.control_plane import ServicesControl  # noqa: PLC0415
     from fleet.gateway.app import application  # noqa: PLC0415
@@ -48,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         uvicorn.Config(
             application(plane),
             loop="uvloop",
-            http=ServerProtocol,
+            http=HTTP_PROTOCOL,
             ws="none",
             lifespan="on",
             log_config=None,

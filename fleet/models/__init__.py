@@ -9,6 +9,7 @@ from fleet.models.node import Device, Node
 from fleet.models.operation import Operation
 from fleet.models.placement import IllegalTransitionError, Placement
 from fleet.models.profile import Alias, ModelProfile
+from fleet.models.traffic import TrafficSample
 from fleet.models.usage import UsageRollup
 from fleet.models.version import ConfigurationVersion
 
@@ -27,5 +28,6 @@ __all__ = [
     "RequestBatch",
     "RequestMetric",
     "StoredFile",
+    "TrafficSample",
     "UsageRollup",
 ]

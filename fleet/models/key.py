@@ -50,6 +50,11 @@ class ApiKey(Configured):
         help_text="Requests of a higher priority go first; keys of equal priority share a model fairly.",
     )
     disabled = db.BooleanField(default=False)
+    of_session = db.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Of a user's playground, gone with the session",
+    )
     expires_at = db.DateTimeField(null=True, blank=True)
     created_at = db.DateTimeField(auto_now_add=True)
     last_used_at = db.DateTimeField("last used", null=True, editable=False)

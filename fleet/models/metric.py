@@ -4,7 +4,7 @@ from django.db import models
 
 
 class RequestMetric(models.Model):
-    """A finished request: the fields of `fleet.records.RequestRecord`. Durations in seconds."""
+    """A finished request: its record, as `ext.ledger` writes it. Durations in seconds."""
 
     request_id = models.CharField(max_length=100)
     started_at = models.DateTimeField()
@@ -38,6 +38,11 @@ class RequestMetric(models.Model):
             models.Index(fields=["request_id"], name="metric_by_request"),
             models.Index(fields=["-started_at", "-id"], name="metric_by_age"),
             models.Index(fields=["model", "-started_at"], name="metric_by_model"),
+            models.Index(
+                fields=["model", "-started_at", "-id"],
+                condition=models.Q(outcome="error"),
+                name="metric_errors_by_model",
+            ),
             models.Index(fields=["node", "-started_at"], name="metric_by_node"),
             models.Index(fields=["outcome", "-started_at"], name="metric_by_outcome"),
             models.Index(fields=["key", "-started_at"], name="metric_by_key"),

@@ -154,3 +154,9 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return f"{self.node} {self.kind}:{self.index}"
+
+    @property
+    def usable_mb(self) -> int:
+        """Its memory as far as the neuron may use it: less than all of it with `memory_mb` in neuron.toml."""
+        told = int(self.memory_used_mb + self.memory_free_mb)
+        return min(told, int(self.memory_total_mb)) or int(self.memory_total_mb)

@@ -47,6 +47,9 @@ class Operation(models.Model):
     unless_busy = models.BooleanField(default=False, help_text="Cancel it if there are requests under way")
     force = models.BooleanField(default=False, help_text="End requests under way instead of waiting")
     replica = models.BooleanField(default=False, help_text="Load the model although it is loaded elsewhere")
+    traceparent = models.CharField(
+        max_length=55, blank=True, help_text="Of the request that asked for it, where that is traced"
+    )
     lease = models.UUIDField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
     due_at = models.DateTimeField(default=timezone.now, help_text="It is not tried earlier")

@@ -23,6 +23,7 @@ class Placement(models.Model):
         LOADING = "loading"
         LOADED = "loaded"
         UNLOADING = "unloading"
+        ASLEEP = "asleep", "Asleep"  # in the host's memory
         UNLOADED = "unloaded"
         FAILED = "failed"
 
@@ -31,7 +32,8 @@ class Placement(models.Model):
         State.UNLOADED: frozenset({State.LOADING}),
         State.LOADING: frozenset({State.LOADED, State.FAILED, State.UNLOADED}),
         State.LOADED: frozenset({State.UNLOADING, State.FAILED}),
-        State.UNLOADING: frozenset({State.UNLOADED, State.LOADED, State.FAILED}),
+        State.UNLOADING: frozenset({State.UNLOADED, State.ASLEEP, State.LOADED, State.FAILED}),
+        State.ASLEEP: frozenset({State.LOADING, State.UNLOADING, State.UNLOADED}),
         State.FAILED: frozenset({State.LOADING, State.UNLOADING, State.UNLOADED}),
     }
 
@@ -41,8 +43,13 @@ class Placement(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.UNLOADED)
     devices = models.JSONField(default=list, help_text="Their indices")
     memory_mb = models.PositiveIntegerField("memory, MiB", null=True)
+    memory_parts = models.JSONField(default=dict, help_text="MiB of it, by what it is for")
+    device_memory_mb = models.JSONField(default=list, help_text="On each of them; empty: evenly shared")
     format = models.CharField(max_length=50, blank=True, help_text="That most of its weights are stored in")
     bits_per_weight = models.FloatField(null=True, help_text="On average, scales included")
+    host_mb = models.PositiveIntegerField("host memory, MiB", null=True, help_text="While it is asleep")
+    load_s = models.FloatField(null=True, help_text="Measured: its last load from disk")
+    wake_s = models.FloatField(null=True, help_text="Measured: the last time that it was woken")
     context = models.PositiveIntegerField(null=True)
     capabilities = models.JSONField(default=list)
     text = models.JSONField(default=dict, help_text="What its chat template takes")
@@ -59,7 +66,9 @@ class Placement(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["node", "model"], name="placement_once_per_node"),
             models.CheckConstraint(
-                condition=models.Q(state__in=["loading", "loaded", "unloading", "unloaded", "failed"]),
+                condition=models.Q(
+                    state__in=["loading", "loaded", "unloading", "asleep", "unloaded", "failed"]
+                ),
                 name="placement_state_known",
             ),
         ]
@@ -74,8 +83,23 @@ class Placement(models.Model):
         return f"{self.format}{bits}"
 
     @property
+    def memory_by_device(self) -> dict[int, int]:
+        """MiB on each device: as measured, else the whole evenly shared."""
+        devices = self.devices or [0]
+        each = self.device_memory_mb
+        if len(each) == len(devices) and any(each):
+            return dict(zip(devices, each, strict=True))
+        return dict.fromkeys(devices, (self.memory_mb or 0) // len(devices))
+
+    @property
     def is_busy(self) -> bool:
         return bool(self.running + self.waiting)
+
+    @property
+    def arrival_s(self) -> float | None:
+        """How long it takes to be loaded, or to be woken if it is in host memory; None while nobody knows."""
+        arrival: float | None = self.wake_s if self.host_mb is not None and self.wake_s else self.load_s
+        return arrival
 
     @property
     def used_at(self) -> datetime:
@@ -97,10 +121,11 @@ class Placement(models.Model):
         self.changed_at = now
         self.progress = None
 
-    def forget(self) -> None:
-        """Set it to unloaded from any state: the node does not have the model any more."""
+    def forget(self, *, asleep: bool = False) -> None:
+        """Set it to unloaded from any state, or to asleep: no device of the node has the model any more."""
+        state = self.State.ASLEEP if asleep else self.State.UNLOADED
         Placement.objects.filter(pk=self.pk).update(
-            state=self.State.UNLOADED, changed_at=timezone.now(), progress=None, running=0, waiting=0
+            state=state, changed_at=timezone.now(), progress=None, running=0, waiting=0
         )
 
     forget.alters_data = True  # type: ignore[attr-defined]

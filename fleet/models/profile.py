@@ -9,6 +9,7 @@ from django.db import models
 
 from cortex_site.base.answer_formats import known_reasoning_format, known_tool_format
 from cortex_site.base.kv_dtype import KV_DTYPES
+from cortex_site.base.speculation import SPECULATIONS
 from cortex_site.config.models_toml import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.node import names
 from fleet.models.version import Configured
@@ -22,11 +23,20 @@ def reasoning_format(name: str) -> None:
     _known(known_reasoning_format, name)
 
 
+def options(value: object) -> None:
+    kinds = str | int | float
+    if not isinstance(value, dict) or not all(isinstance(one, kinds) for one in value.values()):
+        raise ValidationError('Expected a table of texts and numbers, such as {"max-model-len": 8192}.')
+
+
 def _known(check: Callable[[str], str], name: str) -> None:
     try:
         check(name)
     except ValueError as error:
         raise ValidationError(f"The name {error}.") from error
+
+
+_MEASURED_FOR = ("source", "quant", "harness", "kv_dtype", "options", "tensor_parallel")
 
 
 class ModelProfile(Configured):
@@ -37,6 +47,12 @@ class ModelProfile(Configured):
         max_length=500, blank=True, help_text="A directory or hub id; empty: the model's name."
     )
     harness = models.CharField(max_length=50, default="torch")
+    base = models.CharField(
+        "adapter for",
+        max_length=200,
+        blank=True,
+        help_text="The model that its source, a LoRA adapter, is for; its own name is then BASE:NAME.",
+    )
     quant = models.CharField(
         max_length=200,
         blank=True,
@@ -49,6 +65,13 @@ class ModelProfile(Configured):
         blank=True,
         choices=[(name, name) for name in KV_DTYPES],
         help_text="What they are stored as; empty: as the node is configured.",
+    )
+    speculation = models.CharField(
+        "speculation",
+        max_length=10,
+        blank=True,
+        choices=[(name, name) for name in SPECULATIONS],
+        help_text="What drafts its answers; empty: as the node is configured.",
     )
     chat_template = models.TextField(
         blank=True,
@@ -68,6 +91,12 @@ class ModelProfile(Configured):
         validators=[reasoning_format],
         help_text="Empty: found by probing the chat template.",
     )
+    options = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[options],
+        help_text='Of a managed engine: options of its command line, {"max-model-len": 8192}.',
+    )
     vram_mb = models.PositiveIntegerField(
         "memory, MiB", null=True, blank=True, help_text="On all of its devices together."
     )
@@ -79,6 +108,13 @@ class ModelProfile(Configured):
         null=True,
         editable=False,
         help_text="The free memory that a load needs; known, and used, after the first one.",
+    )
+    tensor_parallel = models.PositiveIntegerField(
+        "devices that it is split over",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Of one node; empty: as few as have the memory for it.",
     )
     min_devices = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     min_device_vram_mb = models.PositiveIntegerField("least memory per device, MiB", null=True, blank=True)
@@ -119,10 +155,14 @@ class ModelProfile(Configured):
     def __str__(self) -> str:
         return str(self.model_id)
 
+    def clean(self) -> None:
+        """Raises `ValidationError` for an adapter that is not named after its model."""
+        if self.base and not self.model_id.startswith(f"{self.base}:"):
+            raise ValidationError({"base": f"An adapter for {self.base} is named {self.base}:NAME."})
+
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Forget what was measured when source, quantization, harness or cached types change."""
-        stored = {"source": self.source, "quant": self.quant, "harness": self.harness}
-        stored["kv_dtype"] = self.kv_dtype
+        """Forget what was measured when what is loaded changes, or over how many devices."""
+        stored = {name: getattr(self, name) for name in _MEASURED_FOR}
         if self.pk and not ModelProfile.objects.filter(pk=self.pk, **stored).exists():
             self.measured_mb = self.needed_mb = None
         super().save(*args, **kwargs)

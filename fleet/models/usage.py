@@ -25,6 +25,8 @@ class UsageRollup(models.Model):
     latency_s = models.FloatField()
     ttft_s = models.FloatField()
     timed = models.PositiveIntegerField()
+    generated = models.PositiveBigIntegerField(default=0, help_text="Tokens of answers whose speed is known")
+    generated_s = models.FloatField(default=0, help_text="What these took")
 
     class Meta:
         ordering = ["-hour", "model", "node", "key", "dialect"]

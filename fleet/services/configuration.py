@@ -24,7 +24,7 @@ def read() -> Configuration:
         profiles={profile.model_id: _profile(profile) for profile in ModelProfile.objects.all()},
         aliases=dict(Alias.objects.values_list("name", "target")),
         keys={key.digest: _key(key) for key in keys},
-        has_keys=bool(keys),
+        has_keys=any(not key.of_session for key in keys),
     )
 
 

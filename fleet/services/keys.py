@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import redis
@@ -56,23 +56,64 @@ def disable(name: str) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class KeyBudget:
+    """A key's budget of tokens in the period that it is in."""
+
+    name: str
+    spent: int
+    limit: int
+    period: str
+
+    @property
+    def left(self) -> int:
+        return max(0, self.limit - self.spent)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a tenth of it is left, or less."""
+        return 10 * self.left <= self.limit
+
+
+def budgets(rows: Iterable[ApiKey]) -> list[KeyBudget]:
+    """What keys with a budget have spent of it, the shortest first; empty while Redis does not answer."""
+    told = [
+        KeyBudget(
+            str(row.name), _spent(row.limits, account), row.limits.budget_tokens, row.limits.budget_period
+        )
+        for row, account, _ in _accounts([row for row in rows if row.budget_tokens])
+        if row.limits.budget_tokens
+    ]
+    return sorted(told, key=lambda budget: budget.left / budget.limit)
+
+
 def usage(rows: Iterable[ApiKey]) -> dict[str, str]:
     """The current use of keys that have limits, as text by digest; empty while Redis does not answer."""
-    limited = [row for row in rows if row.limits]
+    accounts = _accounts([row for row in rows if row.limits])
+    return {row.digest: _usage_text(row.limits, account, running) for row, account, running in accounts}
+
+
+def _accounts(rows: Sequence[ApiKey]) -> list[tuple[ApiKey, Account, int]]:
+    """Each row, what Redis keeps of it and how many of its requests run; empty while it does not answer."""
     try:
         with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1) as client:
             pipe = client.pipeline(transaction=False)
-            for row in limited:
+            for row in rows:
                 account, leases = redis_keys(row.digest)
                 pipe.get(account)
                 pipe.zrangebyscore(leases, time.time(), "+inf")
             answers = pipe.execute()
     except redis.RedisError:
-        return {}
-    return {
-        row.digest: _usage_text(row.limits, read_account(stored), sum(map(slots_of, held)))
-        for row, stored, held in zip(limited, answers[::2], answers[1::2], strict=True)
-    }
+        return []
+    return [
+        (row, read_account(stored), sum(map(slots_of, held)))
+        for row, stored, held in zip(rows, answers[::2], answers[1::2], strict=True)
+    ]
+
+
+def _spent(limits: KeyLimits, account: Account) -> int:
+    """What was spent in the current period."""
+    return account.spent if account.window == period(limits.budget_period, time.time())[0] else 0
 
 
 def _usage_text(limits: KeyLimits, account: Account, running: int) -> str:
@@ -85,7 +126,5 @@ def _usage_text(limits: KeyLimits, account: Account, running: int) -> str:
     if limit := limits.concurrent_requests:
         parts.append(f"{running} of {limit} at once")
     if limit := limits.budget_tokens:
-        is_current = account.window == period(limits.budget_period, now)[0]
-        spent = account.spent if is_current else 0
-        parts.append(f"{spent:,} of {limit:,} tokens this {limits.budget_period}")
+        parts.append(f"{_spent(limits, account):,} of {limit:,} tokens this {limits.budget_period}")
     return "; ".join(parts)

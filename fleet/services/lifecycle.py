@@ -23,14 +23,15 @@ from neuron.wire import ApiError
 
 
 @connected
-def ensure_loaded(model: str, *, requested_by: str) -> OperationView:
-    """The one load of this model: the active one, or a new one.
+def ensure_loaded(model: str, *, requested_by: str, traceparent: str = "") -> OperationView:
+    """The one load of this model: the active one, or a new one, which is a part of the asker's trace.
 
     For `FAILURE_BACKOFF_S` after a failure it is the failed one, so that requests cannot drive a fleet into
     loading what cannot be loaded.
     """
     name = _known(model)
-    asked = rows.wish(OperationKind.LOAD, model=name, requested_by=requested_by, reason="a request needs it")
+    why = {"requested_by": requested_by, "reason": "a request needs it", "traceparent": traceparent}
+    asked = rows.wish(OperationKind.LOAD, model=name, **why)
     return rows.view(rows.under_way(asked) or _recent_failure(name) or rows.begin(asked))
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 from django.conf import settings
 from pydantic import TypeAdapter, ValidationError
 
+from cortex_site.base import trace_context
 from cortex_site.base.certificate import trusting
 from cortex_site.config import current
 from fleet.foreign.errors import read_error
 from fleet.models import Node
-from neuron.wire import Leave, ModelInfo, ModelSpec, UnloadRequest
+from neuron.wire import Download, Leave, ModelInfo, ModelLog, ModelSpec, Preflight, UnloadRequest
 
 _MODELS = TypeAdapter(list[ModelInfo])
+_LOG = TypeAdapter(ModelLog)
+_PREFLIGHT = TypeAdapter(Preflight)
+_DOWNLOADS = TypeAdapter(list[Download])
+PREFLIGHT_TIMEOUT_S = 30.0
 
 
 class NodeError(Exception):
@@ -47,11 +54,12 @@ def headers(token: str) -> dict[str, str]:
 class NeuronClient:
     """A blocking client, for the threads of Celery workers. Every method raises `NodeError`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, traceparent: str = "") -> None:
         self._name = node.name
+        trace = {trace_context.HEADER: traceparent} if traceparent else {}
         self._http = httpx.Client(
             base_url=node.endpoint,
-            headers=headers(node.token),
+            headers=headers(node.token) | trace,
             timeout=settings.NODE_CALL_TIMEOUT_S,
             verify=tls(),
             trust_env=False,
@@ -70,9 +78,34 @@ class NeuronClient:
     def model(self, model_id: str) -> ModelInfo | None:
         return next((info for info in self.models() if info.id == model_id), None)
 
+    def log(self, model_id: str, lines: int) -> list[str]:
+        """The last lines that the model's own server wrote."""
+        path = f"/models/{quote(model_id)}/log?lines={lines}"
+        log: ModelLog = understood(self._name, _LOG, self._ask("GET", path))
+        return log.lines
+
+    def preflight(self, source: str) -> Preflight:
+        """What a load of the source would find there; it may ask the hub."""
+        answer = self._ask("POST", "/models/preflight", {"source": source}, timeout=PREFLIGHT_TIMEOUT_S)
+        found: Preflight = understood(self._name, _PREFLIGHT, answer)
+        return found
+
+    def download(self, spec: ModelSpec) -> None:
+        """Have the neuron bring the model's files to its disk; returns at once."""
+        self._ask("POST", "/models/download", spec.model_dump())
+
+    def downloads(self) -> list[Download]:
+        found: list[Download] = understood(self._name, _DOWNLOADS, self._ask("GET", "/downloads"))
+        return found
+
     def load(self, spec: ModelSpec) -> None:
         """Ask for a load. A neuron may answer at once or when the model is loaded."""
         self._ask("POST", "/models/load", spec.model_dump(), timeout=settings.LOAD_TIMEOUT_S)
+
+    def read_ahead(self, spec: ModelSpec) -> None:
+        """Have the neuron read the model's files, which it will soon be asked to load; a wish, no more."""
+        with suppress(NodeError):
+            self._ask("POST", "/models/read-ahead", spec.model_dump())
 
     def unload(self, model_id: str, leave: Leave) -> None:
         body = UnloadRequest(model_id=model_id, **leave.model_dump())

@@ -7,7 +7,7 @@ from datetime import datetime
 from django.conf import settings
 from django.utils import timezone
 
-from cortex_site.config.models_toml import DEFAULT_PRIORITY
+from cortex_site.config.models_toml import DEFAULT_PRIORITY, TORCH
 from fleet.evictor import Resident
 from fleet.models import Device, ModelProfile, Node, Placement
 from fleet.placement import DeviceFacts, Need, NodeFacts
@@ -29,12 +29,14 @@ def need_of(profile: ModelProfile, *, floor_mb: int = 0) -> Need:
     return Need(
         model=profile.model_id,
         memory_mb=max(profile.needed_mb or profile.vram_mb or 0, floor_mb),
+        tensor_parallel=profile.tensor_parallel or 0,
         min_devices=profile.min_devices,
         min_device_mb=profile.min_device_vram_mb or 0,
         priority=profile.priority,
         harness=profile.harness,
         labels=frozenset(profile.labels),
         pinned_on=frozenset(profile.pinned_on),
+        base=profile.base,
     )
 
 
@@ -58,6 +60,11 @@ def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = 
                 for row in node.placements.all()
                 if row.state in Placement.RESIDENT
             ),
+            asleep={
+                row.model: frozenset(row.devices)
+                for row in node.placements.all()
+                if row.state == Placement.State.ASLEEP
+            },
             healthy=node.healthy,
             cordoned=node.cordoned,
             harnesses=frozenset(node.harnesses),
@@ -70,7 +77,7 @@ def nodes(*, only: str = "", leave_out: set[str] | None = None, patient: bool = 
 def _device(device: Device) -> DeviceFacts:
     return DeviceFacts(
         index=device.index,
-        total_mb=device.memory_total_mb,
+        total_mb=device.usable_mb,
         free_mb=device.memory_free_mb,
         ready=device.state == "ready",
         claimed=device.claimed_by_id is not None,
@@ -80,11 +87,12 @@ def _device(device: Device) -> DeviceFacts:
 def _resident(
     row: Placement, node: Node, profile: ModelProfile | None, now: datetime, *, patient: bool
 ) -> Resident:
-    memory = row.memory_mb or (profile.resident_mb if profile else 0)
-    devices = row.devices or [0]
+    if not row.memory_mb and profile:
+        row.memory_mb = profile.resident_mb
     return Resident(
         model=row.model,
-        memory_mb={index: memory // len(devices) for index in devices},
+        memory_mb=row.memory_by_device,
+        is_group=len(row.devices) > 1 and (profile is None or profile.harness == TORCH),
         priority=profile.priority if profile else DEFAULT_PRIORITY,
         pinned=bool(profile and (profile.pinned or node.name in profile.pinned_on)),
         busy=(row.is_busy and patient) or row.state != Placement.State.LOADED,

@@ -1,14 +1,13 @@
-"""Stores the records of finished requests, which the data plane queues.
+"""Stores the records of finished requests, which the data plane queues as JSON.
 
 A batch is one statement with one parameter, a JSON array that the database takes apart: a row costs the data
-plane a microsecond or two, a hundred with the ORM.
+plane a microsecond or two, a hundred with the ORM. When its keys and placements were last used is a statement
+each.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -17,62 +16,49 @@ from django.db import connection
 from django.db.models import CharField, DateTimeField, Field, Model
 
 from fleet.models import ApiKey, Node, Placement, RequestMetric
-from fleet.records import RequestRecord
 from fleet.services.database import connected
 
-RECORDS_AT_A_TIME = 32  # encoded in one call, for which the event loop waits: some 50 µs
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # unless the backslash is escaped itself
+
+class _Use(msgspec.Struct):
+    """What a record says of the key and the placement that it used."""
+
+    key: str
+    model: str
+    node: str
+    started_at: float
+    latency_s: float
+
+
+_use = msgspec.json.Decoder(_Use)
 
 
 @connected
-def store(batch: Sequence[RequestRecord]) -> None:
+def store(rows: Sequence[bytes]) -> None:
     """Write a batch, and move `last_used_at` of its placements and keys."""
-    ended = sorted(batch, key=_end)  # of each placement and key the last record wins below
-    placements = {(record.model, record.node): _end(record) for record in ended if record.node}
-    api_keys = {(record.key,): _end(record) for record in ended if record.key}
+    placements: dict[tuple[str, str], float] = {}
+    keys: dict[tuple[str], float] = {}
+    for use in map(_use.decode, rows):
+        ended = use.started_at + use.latency_s
+        if use.node:
+            placements[use.model, use.node] = max(ended, placements.get((use.model, use.node), 0.0))
+        if use.key:
+            keys[use.key,] = max(ended, keys.get((use.key,), 0.0))
+    vendor = connection.vendor
     with connection.cursor() as cursor:
-        cursor.execute(_statement(connection.vendor), [_array(batch)])
-        for mark, used in ((_mark_placement(), placements), (_mark_key(), api_keys)):
-            for names, at in used.items():
-                when = connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(at, UTC))
-                cursor.execute(mark, [when, when, *map(_text, names)])
+        cursor.execute(_insertion(vendor), [_array(rows)])
+        for statement, used in ((_placements_used(vendor), placements), (_keys_used(vendor), keys)):
+            if used:
+                cursor.execute(
+                    statement, [msgspec.json.encode([(*who, at) for who, at in used.items()]).decode()]
+                )
 
 
-def _end(record: RequestRecord) -> float:
-    return record.started_at + record.latency_s
-
-
-def _mark_placement() -> str:
-    node = f"SELECT id FROM {_table(Node)} WHERE name = %s"  # noqa: S608 - our names
-    return _mark(Placement, f"model = %s AND node_id IN ({node})")
-
-
-def _mark_key() -> str:
-    return _mark(ApiKey, "name = %s")
-
-
-def _mark(model: type[Model], which: str) -> str:
-    """The statement that moves `last_used_at` forward; the ORM takes half a millisecond to build it."""
-    older = "(last_used_at IS NULL OR last_used_at < %s)"
-    return f"UPDATE {_table(model)} SET last_used_at = %s WHERE {older} AND {which}"  # noqa: S608 - our names
-
-
-def _table(model: type[Model]) -> str:
-    return str(connection.ops.quote_name(model._meta.db_table))  # noqa: SLF001 - Django documents `_meta`
-
-
-def _array(batch: Sequence[RequestRecord]) -> str:
-    """The records as a JSON array, without NULs, which PostgreSQL refuses."""
-    starts = range(0, len(batch), RECORDS_AT_A_TIME)
-    parts = [msgspec.json.encode(batch[at : at + RECORDS_AT_A_TIME])[1:-1] for at in starts]
-    array = b"[%b]" % b",".join(parts)
-    if b"\\u0000" in array:
-        array = _NUL.sub(rb"\1\\ufffd", array)
-    return array.decode()
+def _array(rows: Sequence[bytes]) -> str:
+    return f"[{b','.join(rows).decode()}]"
 
 
 @cache
-def _statement(vendor: str) -> str:
+def _insertion(vendor: str) -> str:
     """The statement that inserts a JSON array of records."""
     fields = [field for field in RequestMetric._meta.concrete_fields if not field.primary_key]  # noqa: SLF001
     columns = ", ".join(connection.ops.quote_name(field.column) for field in fields)
@@ -85,14 +71,19 @@ def _in_postgresql(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:
     """Expressions for the fields, and the table function that they select from."""
     types = {CharField: "text", DateTimeField: "double precision"}
     typed = [f'"{field.name}" {types.get(type(field)) or field.db_type(connection)}' for field in fields]
-    values = [_converted(field, f'"{field.name}"', "to_timestamp({})") for field in fields]
+    values = [_converted(field, f'"{field.name}"', _TIMES["postgresql"]) for field in fields]
     return ", ".join(values), f"json_to_recordset(%s::json) AS record({', '.join(typed)})"
 
 
 def _in_sqlite(fields: Sequence[Field[Any, Any]]) -> tuple[str, str]:
-    time = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', {}, 'unixepoch')"
-    values = [_converted(field, f"value ->> '{field.name}'", time) for field in fields]
+    values = [_converted(field, f"value ->> '{field.name}'", _TIMES["sqlite"]) for field in fields]
     return ", ".join(values), "json_each(%s)"
+
+
+_TIMES = {
+    "postgresql": "to_timestamp({}::double precision)",
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', {}, 'unixepoch')",
+}
 
 
 def _converted(field: Field[Any, Any], value: str, time: str) -> str:
@@ -103,6 +94,34 @@ def _converted(field: Field[Any, Any], value: str, time: str) -> str:
     return value
 
 
-def _text(value: str) -> str:
-    """The text without NULs: clients choose model names, and one that is refused would hold up its batch."""
-    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+@cache
+def _placements_used(vendor: str) -> str:
+    """The statement that marks placements as used: of a JSON array of model, node, time."""
+    node = f"node_id IN (SELECT id FROM {_table(Node)} WHERE name = value ->> 1)"  # noqa: S608 - our names
+    return _marking(vendor, Placement, f"model = value ->> 0 AND {node}", "value ->> 2")
+
+
+@cache
+def _keys_used(vendor: str) -> str:
+    """The statement that marks keys as used: of a JSON array of name, time."""
+    return _marking(vendor, ApiKey, "name = value ->> 0", "value ->> 1")
+
+
+def _marking(vendor: str, model: type[Model], which: str, time: str) -> str:
+    """Rows that another worker marks at this moment are left to it: its time is about the same."""
+    at = _TIMES[vendor].format(f"({time})")
+    values, lock = (
+        ("json_array_elements(%s::json) AS used(value)", " FOR UPDATE OF marked SKIP LOCKED")
+        if vendor == "postgresql"
+        else ("json_each(%s)", "")
+    )
+    older = f"(last_used_at IS NULL OR last_used_at < {at})"
+    table = _table(model)
+    return (
+        f"UPDATE {table} SET last_used_at = found.at FROM (SELECT marked.id AS found_id, {at} AS at "  # noqa: S608 - our names
+        f"FROM {values} JOIN {table} AS marked ON {which} WHERE {older}{lock}) AS found WHERE id = found_id"
+    )
+
+
+def _table(model: type[Model]) -> str:
+    return str(connection.ops.quote_name(model._meta.db_table))  # noqa: SLF001 - Django documents `_meta`

@@ -174,8 +174,15 @@ def copy_info(row: Placement, info: ModelInfo, now: datetime) -> None:
         row.state = info.state
         row.changed_at = now
     row.source = info.source[:500]
+    if info.memory_mb or info.devices != row.devices:
+        row.device_memory_mb = [_count(each) for each in info.device_memory_mb]
     row.devices = info.devices
     row.memory_mb = _count(info.memory_mb) or row.memory_mb
+    if info.memory_parts:
+        row.memory_parts = {name[:20]: _count(mb) for name, mb in info.memory_parts.items()}
+    row.host_mb = _count(info.host_mb)
+    row.load_s = _seconds(info.load_s) or row.load_s
+    row.wake_s = _seconds(info.wake_s) or row.wake_s
     row.format = info.format[:50]
     row.bits_per_weight = info.bits_per_weight
     row.context = _count(info.context)
@@ -185,6 +192,11 @@ def copy_info(row: Placement, info: ModelInfo, now: datetime) -> None:
     row.progress = info.progress
     row.error_code = info.error.code[:100] if info.error else ""
     row.error_message = info.error.message if info.error else ""
+
+
+def _seconds(value: float | None) -> float | None:
+    """The time, unless it is none."""
+    return value if value is not None and 0 <= value < LARGEST else None
 
 
 def _count(value: int | None) -> int | None:

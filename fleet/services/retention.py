@@ -11,7 +11,7 @@ from cortex_site.config import current
 from fleet.batches import ACTIVE as UNFINISHED
 from fleet.models import AuditEntry, Operation, RequestBatch, RequestMetric, UsageRollup
 from fleet.operations import ACTIVE
-from fleet.services import files
+from fleet.services import files, session_keys
 
 CHUNK = 5_000  # rows per statement, between which other writers get their turn
 
@@ -28,7 +28,7 @@ def prune() -> int:
     audit = AuditEntry.objects.filter(at__lt=now - timedelta(days=keep.audit_days))
     batches = RequestBatch.objects.filter(created_at__lt=operations_before).exclude(status__in=UNFINISHED)
     deleted = sum(_delete(rows) for rows in (metrics, operations, usage, audit, batches))
-    return deleted + files.prune()
+    return deleted + files.prune() + session_keys.prune()
 
 
 def _delete(rows: QuerySet) -> int:

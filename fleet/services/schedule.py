@@ -24,8 +24,10 @@ def _defaults() -> list[tuple[str, str, int]]:
         ("Find lost operations", "fleet.tasks.reconcile", 5),
         ("Find batches that no worker has", "fleet.tasks.find_batches", 10),
         ("Unload idle models", "fleet.tasks.unload_idle", 30),
+        ("Read models ahead that keys use at this hour", "fleet.tasks.follow_habits", 240),
         ("Load pinned models and replicas", "fleet.tasks.keep_residents", 15),
         ("Defragment devices", "fleet.tasks.defragment", 60),
+        ("Sum traffic up for the home page", "fleet.tasks.sum_traffic", 30),
         ("Sum usage up", "fleet.tasks.roll_up", 300),
         ("Delete old rows", "fleet.tasks.prune", 3600),
     ]

@@ -30,6 +30,8 @@ def _made_in_the_admin() -> list[Profile]:
             id=row.model_id,
             harness=row.harness,
             vram_mb=row.vram_mb,
+            source=row.source or None,
+            tensor_parallel=row.tensor_parallel,
             min_devices=row.min_devices,
             min_device_vram_mb=row.min_device_vram_mb,
             labels=[name for name in row.labels if isinstance(name, str) and name],

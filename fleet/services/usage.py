@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, F, Q, Sum
 from django.db.models.functions import Coalesce, TruncHour
 
 from fleet.models import RequestMetric, UsageRollup
@@ -27,6 +27,10 @@ _SUMS = {
     "latency_s": Sum("latency_s"),
     "ttft_s": Coalesce(Sum("ttft_s"), 0.0),
     "timed": Count("ttft_s"),
+    "generated": Coalesce(Sum("completion_tokens", filter=Q(tokens_per_second__gt=0)), 0),
+    "generated_s": Coalesce(
+        Sum(F("completion_tokens") / F("tokens_per_second"), filter=Q(tokens_per_second__gt=0)), 0.0
+    ),
 }
 TOTALS = tuple(_SUMS)
 

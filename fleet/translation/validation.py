@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -12,7 +11,6 @@ from neuron.wire import TOOL_NAME_RULE, ApiError, is_tool_name
 
 T = TypeVar("T")
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.+)`$")
 _UNKNOWN = re.compile(r"^Invalid (?:enum )?value (?P<value>.+)$", re.DOTALL)
@@ -33,11 +31,6 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, *, at: str = "") 
         raise ApiError(400, "invalid_json", f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from None
-
-
-def unknown_fields(body: bytes, known: Collection[str]) -> tuple[str, ...]:
-    """The top-level fields of a valid body that are not in `known`."""
-    return tuple(name for name in _fields.decode(body) if name not in known)
 
 
 def is_given(raw: msgspec.Raw) -> bool:

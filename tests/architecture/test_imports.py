@@ -18,6 +18,16 @@ NOT_BARE = [
 ]
 
 TORCH = ["torch", "transformers"]
+# All but the rule by which heads are split.
+NEURON = [
+    "neuron.api",
+    "neuron.config",
+    "neuron.engine",
+    "neuron.pipe",
+    "neuron.step",
+    "neuron.text",
+    "neuron.wire",
+]
 
 # module, or package with all its modules, to import: names that must not be there afterwards
 RULES = {
@@ -58,8 +68,8 @@ RULES = {
         "neuron.text",
     ],
     "cortex_site.http.application": ["fleet", "neuron", "celery", "torch"],
-    "cortex_site.config": ["django", "fleet", "neuron"],
-    "cortex_site.cli.app": ["django", "fleet", "neuron", "torch", "celery"],
+    "cortex_site.config": ["django", "fleet", *NEURON],
+    "cortex_site.cli.app": ["django", "fleet", *NEURON, "torch", "celery"],
     "ext.sse": ["django", "fleet", "neuron", "cortex_site", "acp"],
 }
 IMPORT_TORCH = {"neuron.device", "neuron.models", "neuron.worker"}
@@ -144,7 +154,7 @@ def test_the_engine_imports_only_what_a_bare_machine_has():
     wheels = {"llguidance", "msgspec", "PIL", "safetensors", "tokenizers", "torch", "transformers"}
     wheels.add("regex")  # transformers needs it
     ours = {"neuron.device", "neuron.engine", "neuron.models", "neuron.pipe", "neuron.step", "neuron.worker"}
-    ours |= {"neuron.fair_queue", "neuron.prctl"}
+    ours |= {"neuron.fair_queue", "neuron.prctl", "neuron.segment", "neuron.split_heads"}
 
     def allowed(path, name):
         top = name.partition(".")[0]

@@ -88,6 +88,16 @@ LIBRARIES = [
         },
     ),
     Library(
+        "h2",
+        "4.4",
+        {
+            "cortex_site/http/http2_connection.py": {
+                "h2.connection.H2Connection.initiate_connection": "f197c4fc0ab7",  # sends `local_settings`
+                "h2.connection.H2Connection._receive_headers_frame": "4a014e7d795a",  # compares with them
+            },
+        },
+    ),
+    Library(
         "httptools",
         "0.9",
         {

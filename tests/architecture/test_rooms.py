@@ -29,11 +29,11 @@ ROOMS: dict[str, set[str]] = {
     "cortex_site": {"cortex_site.cli"},
     "cortex_site.base": set(),
     "cortex_site.http": {"cortex_site.base", "ext"},
-    "cortex_site.config": {"cortex_site.base"},
+    "cortex_site.config": {"cortex_site.base", "neuron.split_heads"},
     "cortex_site.processes": {"cortex_site.base", "cortex_site.config"},
     "cortex_site.site": EVERYTHING,
     "cortex_site.cli": EVERYTHING,
-    **dict.fromkeys(sorted(DECISIONS), DECISIONS | {"neuron.wire", "ext"}),
+    **dict.fromkeys(sorted(DECISIONS), DECISIONS | {"neuron.wire", "ext", "cortex_site.base.unread"}),
     "fleet.gateway": DECISIONS
     | {
         "fleet.announcements",
@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
         "neuron.wire",
     },
     "fleet": {"fleet", "cortex_site.base", "cortex_site.config", "neuron.wire"},
+    "neuron.split_heads": set(),
     "neuron.wire": set(),
     "neuron.pipe": set(),
     "neuron.generation": {"neuron.pipe"},

@@ -7,10 +7,9 @@ import logging
 import os
 from contextlib import suppress
 
-import msgspec
 import pytest
 
-from cortex_site.base.logs import JsonFormatter, ThreadHandler
+from cortex_site.base.logs import JsonFormatter, ThreadHandler, head, tell
 
 
 @pytest.fixture
@@ -60,29 +59,32 @@ def test_what_waits_is_written_at_the_end(pipe):
     assert lines.readline() == "last words\n"
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What a line says."""
+def test_lines_that_wait_elsewhere_are_written_in_their_turn(handler, pipe):
+    handler.emit(record("before"))
+    handler.put(lambda: b'{"message":"one"}\n{"message":"\xe2\x98\x83"}\n')
+    handler.emit(record("after"))
+    messages = [json.loads(pipe[0].readline())["message"] for _ in range(4)]
+    assert messages == ["before", "one", "\N{SNOWMAN}", "after"]
 
-    name: str
+
+LINE = b'{"time":"1970-01-01T00:00:01","level":"warning","program":"","logger":"l","message":"m","a":1}\n'
 
 
-def test_facts_become_a_line_where_it_is_written(handler, pipe):
-    handler.put((1.25, logging.INFO, "cortex.request", "request", Facts("\N{SNOWMAN}")))
-    assert json.loads(pipe[0].readline()) == {
-        "time": "1970-01-01T00:00:01.250+00:00",
-        "level": "info",
-        "program": "test",
-        "logger": "cortex.request",
-        "message": "request",
-        "name": "\N{SNOWMAN}",
+def test_lines_that_wait_elsewhere_become_records_for_other_handlers(caplog):
+    tell(logging.getLogger("cortex.test"), lambda: 2 * LINE)
+    assert [(made.levelname, made.message, made.a) for made in caplog.records] == [("WARNING", "m", 1)] * 2
+
+
+def test_the_head_of_a_line_is_empty_where_its_level_is_not_logged():
+    logger = logging.getLogger("cortex.test")
+    logger.setLevel(logging.WARNING)
+    assert head(logger, logging.INFO, "m") == b""
+    assert json.loads(b"{%b}" % head(logger, logging.WARNING, "m")) == {
+        "level": "warning",
+        "program": "",
+        "logger": "cortex.test",
+        "message": "m",
     }
-
-
-def test_a_line_that_cannot_be_written_costs_no_other(handler, pipe):
-    handler.put((1.0, logging.INFO, "cortex.request", "request", Facts("\ud800")))
-    handler.emit(record("the next one"))
-    messages = [json.loads(pipe[0].readline())["message"] for _ in range(2)]
-    assert messages == ["a log line cannot be written", "the next one"]
 
 
 def test_a_reader_that_went_away_harms_nobody(handler, pipe):

@@ -145,6 +145,13 @@ def test_a_model_is_unloaded_wherever_it_is(control):
     assert [body["node"] for path, body in control.asked if path.startswith("POST")] == ["a", "c"]
 
 
+def test_the_log_of_a_models_server(control):
+    control.answers["GET /api/models/log?model=m&lines=5&node=a"] = [(200, {"lines": ["one", "two"]})]
+    assert cortex("log", "m", "--lines", "5", "--node", "a").stdout == "one\ntwo\n"
+    control.answers["GET /api/models/log?model=m&lines=200"] = [(200, {"lines": []})]
+    assert "no server of its own" in cortex("log", "m").stdout
+
+
 def test_a_model_that_is_nowhere_loaded(control):
     control.answers["GET /api/status"] = [(200, {"nodes": [], "aliases": {}})]
     told = cortex("unload", "m")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
@@ -7,7 +10,7 @@ from django.conf import settings
 from cortex_site.base.secret_file import obtain
 from fleet.api.live import FleetConsumer
 from fleet.models import Alias, Operation
-from fleet.services import polling
+from fleet.services import live_state, polling
 
 
 @pytest.fixture
@@ -165,6 +168,18 @@ def test_operator_verbs_refuse_unknown_names(busy_fleet, operator):
     assert post(operator, "/models/pin")[1]["error"]["param"] == "model"
 
 
+def test_an_operator_reads_what_a_models_server_wrote(fleet, operator):
+    fleet.node("a").has("m")
+    polling.poll()
+    assert operator.get("/api/models/log?model=m").json() == {"lines": ["m has a server"]}
+    for query, code in (
+        ("model=other", "model_not_loaded"),
+        ("model=m&node=moon", "node_not_found"),
+    ):
+        answer = operator.get(f"/api/models/log?{query}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+
+
 def test_openapi_lists_the_endpoints(operator):
     schema = operator.get("/api/openapi.json").json()
     assert {"/api/status", "/api/models/load", "/api/nodes/{name}/drain", "/api/audit"} <= set(
@@ -207,3 +222,22 @@ class TestLive:
             await sync_to_async(Alias.objects.create)(name="a", target="m")
             assert (await socket.receive_json_from(timeout=10))["aliases"] == {"a": "m"}
             await socket.disconnect()
+
+
+def test_live_pages_are_told_what_the_status_says(busy_fleet, operator):
+    Alias.objects.create(name="a", target="m")
+    Operation.objects.create(kind="evict", model="m", node="a", state="succeeded", message="made room")
+    Operation.objects.create(kind="load", model="m", state="pending", explanation=[{"node": "a"}])
+    polling.poll()
+    told = json.loads(live_state.encoded())
+    assert told["nodes"]
+    assert told["operations"]
+    wanted = operator.get("/api/status").json()
+    assert without_times(told) == without_times(wanted)
+
+
+def without_times(value: Any) -> Any:
+    """The same without moments, of which the two write more or fewer digits."""
+    if isinstance(value, dict):
+        return {name: without_times(each) for name, each in value.items() if not name.endswith("_at")}
+    return [without_times(each) for each in value] if isinstance(value, list) else value

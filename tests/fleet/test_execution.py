@@ -122,7 +122,7 @@ def test_room_is_made_by_evicting_and_recorded(fleet):
     fleet.model(vram_mb=1800)
     row = fleet.run(ask())
     assert row.state == "succeeded"
-    assert node.asked == [("/models/unload", "old"), ("/models/load", "m")]
+    assert node.asked == [("/models/read-ahead", "m"), ("/models/unload", "old"), ("/models/load", "m")]
     assert REGISTRY.get_sample_value("cortex_evictions_total", {"model": "old", "node": "a"})
     assert REGISTRY.get_sample_value("cortex_eviction_wait_seconds_count", {"model": "m", "node": "a"})
     eviction = row.children.get()

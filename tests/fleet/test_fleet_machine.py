@@ -29,9 +29,12 @@ MODELS = {
             (2000, 1, 1000, frozenset({"a"})),
             (8000, 1, 1000, frozenset()),
             (0, 1, 100, frozenset()),
+            (10_000, 1, 100, frozenset()),  # fits no device
         ]
     )
 }
+MODELS["pair"] = Need("pair", memory_mb=2000, tensor_parallel=2)
+MODELS["trio"] = Need("trio", memory_mb=3000, tensor_parallel=3, priority=1000)
 
 
 @dataclass
@@ -117,7 +120,8 @@ class Fleet(RuleBasedStateMachine):
             assert not (gone.busy and patient)
             assert MODELS[victim.model].priority <= need.priority
             assert self.now - gone.since >= MIN_RESIDENCY_S
-        share = dict.fromkeys(decision.chosen.devices, need.per_device_mb)
+        devices = decision.chosen.devices
+        share = dict.fromkeys(devices, need.per_device_mb(len(devices)))
         host.loaded[need.model] = Loaded(share, self.now, self.now)
         del self.waiting[need.model]
 
@@ -145,12 +149,19 @@ class Fleet(RuleBasedStateMachine):
             idle_s=self.now - one.used_at,
             resident_s=self.now - one.since,
             min_residency_s=MIN_RESIDENCY_S,
+            is_group=len(one.memory_mb) > 1,
         )
 
     @invariant()
     def no_device_holds_more_than_it_has(self):
         for host in self.hosts.values():
             assert all(host.used_mb(index) <= total for index, total in enumerate(host.devices_mb))
+
+    @invariant()
+    def groups_that_overlap_have_one_leader(self):
+        for host in self.hosts.values():
+            groups = [set(one.memory_mb) for one in host.loaded.values() if len(one.memory_mb) > 1]
+            assert all(min(a) == min(b) for a in groups for b in groups if a & b)
 
     @invariant()
     def nobody_waits_beyond_the_bound_without_a_reason(self):

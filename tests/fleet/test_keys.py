@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from ext.ledger import Ledger
+from fleet.gateway.record.counts import BUCKETS
 from fleet.key_limits import STORED, KeyLimits, period, redis_keys
 from fleet.models import ApiKey, ConfigurationVersion, RequestMetric
-from fleet.records import RequestRecord
 from fleet.services import configuration, keys, records
+from tests.stubs.records import RequestRecord, entry
 
 LIMITS = {
     "requests_per_minute": 60,
@@ -100,26 +102,38 @@ def test_actions_switch_keys_off_and_on_and_tell_the_gateways(staff, key):
     assert ConfigurationVersion.current() >= before + 2
 
 
-def record(**fields) -> RequestRecord:
+def row(**fields) -> bytes:
     values = {"request_id": "r", "started_at": 1000.0, "model": "m", "node": "n", "dialect": "openai-chat"}
-    return RequestRecord(**(values | {"stream": True, "status": 200, "outcome": "ok"} | fields))
+    return RequestRecord(**(values | {"stream": True, "status": 200, "outcome": "ok"} | fields)).row
 
 
 def test_a_record_marks_its_key_as_used_without_moving_the_configuration(key):
     before = ConfigurationVersion.current()
-    records.store([record(key="laptop", latency_s=2.0), record(key="laptop", started_at=500.0)])
+    records.store([row(key="laptop", latency_s=2.0), row(key="laptop", started_at=500.0)])
     key.refresh_from_db()
     assert key.last_used_at == datetime.fromtimestamp(1002, UTC)
     assert ConfigurationVersion.current() == before
 
 
 def test_what_a_client_calls_a_model_never_holds_up_the_records(db):
-    """PostgreSQL takes neither NUL nor more than the column holds."""
-    names = ["x" * 5000, "a\0b", "\\\0", "\\u0000", "'; \"%s {}"]
-    tried = record(attempts=(("n1", "node\0lost"),), notes=(("adjusted", "x"),))
-    records.store([*(record(model=name) for name in names), tried])
+    """PostgreSQL takes neither NUL nor half a surrogate pair nor more than the column holds."""
+    ledger = Ledger(BUCKETS)
+    for name in ["x" * 5000, "a\0b", "\\\0", "\\u0000", "'; \"%s {}", "\ud800"]:
+        ledger.put(entry(model=name), 101.0, 1000.0)
+    ledger.put(entry(attempts=(("n1", "node\0lost"),), notes=(("adjusted", "x"),)), 101.0, 1000.0)
+    records.store(ledger.take_rows())
     *named, stored = RequestMetric.objects.order_by("id")
-    assert [row.model for row in named] == ["x" * 200, "a\ufffdb", "\\\ufffd", "\\u0000", "'; \"%s {}"]
+    assert [row.model for row in named] == [
+        *("x" * 200, "a\ufffdb", "\\\ufffd", "\\u0000", "'; \"%s {}", "?"),
+    ]
     assert stored.waits_s == []
     assert stored.attempts == [["n1", "node\N{REPLACEMENT CHARACTER}lost"]]
     assert stored.notes == [["adjusted", "x"]]
+
+
+def test_many_keys_are_marked_at_once_and_those_that_are_gone_are_passed_over(db):
+    made = [keys.create(f"k{number}")[0] for number in range(3)]
+    records.store([row(key=f"k{number}", latency_s=float(number)) for number in (2, 0, 7)])
+    for one in made:
+        one.refresh_from_db()
+    assert [one.last_used_at and one.last_used_at.timestamp() for one in made] == [1000.0, None, 1002.0]

@@ -31,6 +31,7 @@ KINDS = list(OperationKind)
 RETRYABLE = [kind for kind, rules in RULES.items() if rules.is_retryable]
 ASKED = {"model": "m", "wanted_node": "a", "device": 0, "replica": True, "unless_busy": True, "force": True}
 WRITTEN = {  # columns that are not asked for: what an operation is, who asked, and what the fleet made of it
+    "traceparent",
     *("id", "kind", "state", "requested_by", "reason", "node", "progress", "message", "error_code"),
     *("explanation", "victims", "failed_nodes", "attempts", "lease"),
     *("created_at", "due_at", "started_at", "heartbeat_at", "finished_at"),

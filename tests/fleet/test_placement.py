@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.evictor import Resident
+from fleet.evictor import Resident, choose, displaceable
 from fleet.placement import DeviceFacts, Need, NodeFacts, Outlook, judge, place
 
 
@@ -37,6 +40,7 @@ A100 = frozenset({"a100"})
             ],
             "b",
         ),
+        ([node("a"), node("b", asleep={"m": frozenset({0})})], "b"),
         ([node("a", healthy=False), node("b", free=[6000])], "b"),
         ([node("a", harnesses=frozenset({"other"})), node("b")], "b"),
         ([node("a", residents=[resident("m", 100)]), node("b")], "b"),
@@ -49,6 +53,7 @@ A100 = frozenset({"a100"})
         "most free",
         "free before evicting",
         "least evicted",
+        "asleep there",
         "down",
         "harness",
         "has it already",
@@ -114,7 +119,12 @@ def test_nodes_are_ranked(nodes, chosen):
             Outlook.INFEASIBLE,
             "needs 3000 MiB per device; 3000 MiB are free, nothing else may be evicted",
         ),
-        (Need("m", memory_mb=6000, min_devices=2), node(free=[3000, 3000]), Outlook.FITS, "6000 MiB free"),
+        (
+            Need("m", memory_mb=6000, min_devices=2),
+            node(free=[3000, 3000]),
+            Outlook.FITS,
+            "6000 MiB free on 2 devices",
+        ),
         (Need("m", min_device_mb=9000), node(), Outlook.INFEASIBLE, "needs 1 device(s) of 9000 MiB, has 0"),
         (Need("m", pinned_on=frozenset({"b", "c"})), node(), Outlook.INFEASIBLE, "pinned on b, c"),
         (NEED, node(healthy=False), Outlook.DOWN, "the node does not answer"),
@@ -162,6 +172,7 @@ residents = st.builds(
     idle_s=st.floats(0, 1000),
     resident_s=st.floats(0, 100),
     min_residency_s=st.sampled_from([0.0, 50.0]),
+    is_group=st.booleans(),
 )
 
 
@@ -182,6 +193,7 @@ needs = st.builds(
     Need,
     model=st.sampled_from("abcdefgh"),
     memory_mb=memory,
+    tensor_parallel=st.sampled_from([0, 0, 1, 2, 4]),
     min_devices=st.integers(1, 3),
     min_device_mb=st.sampled_from([0, 8000]),
     priority=st.sampled_from([50, 100, 1000]),
@@ -202,7 +214,8 @@ def test_a_chosen_verdict_always_fits(need, fleet, strategy):
     devices = {device.index: device for device in fact.devices}
     assert fact.healthy
     assert not need.pinned_on or fact.name in need.pinned_on
-    assert len(chosen.devices) == need.min_devices
+    assert len(set(chosen.devices)) == len(chosen.devices)
+    assert len(chosen.devices) in need.degrees
     assert all(devices[index].ready and not devices[index].claimed for index in chosen.devices)
     for victim in chosen.victims:
         assert not victim.pinned
@@ -211,14 +224,124 @@ def test_a_chosen_verdict_always_fits(need, fleet, strategy):
         assert victim.resident_s >= victim.min_residency_s
     for index in chosen.devices:
         freed = sum(victim.memory_mb.get(index, 0) for victim in chosen.victims)
-        assert devices[index].free_mb + freed >= need.per_device_mb
+        assert devices[index].free_mb + freed >= need.per_device_mb(len(chosen.devices))
         assert devices[index].total_mb >= need.min_device_mb
 
 
 @given(needs, nodes(), st.sampled_from(["lru", "priority"]))
 def test_nothing_is_evicted_where_there_is_room(need, fact, strategy):
     verdict = judge(need, fact, strategy)
+    degree = next(need.degrees)
     ready = [one for one in fact.devices if one.ready and one.total_mb >= need.min_device_mb]
-    roomy = [one for one in ready if one.free_mb >= need.per_device_mb]
-    if len(roomy) >= need.min_devices:
+    roomy = [one for one in ready if one.free_mb >= need.per_device_mb(degree)]
+    groups = any(one.is_group for one in fact.residents)
+    if len(roomy) >= degree and (degree == 1 or not groups):
         assert verdict.victims == ()
+
+
+@given(needs, nodes(), st.sampled_from(["lru", "priority"]))
+def test_a_model_takes_no_more_devices_than_it_must(need, fact, strategy):
+    verdict = judge(need, fact, strategy)
+    for degree in need.degrees:
+        if verdict.outlook == Outlook.INFEASIBLE or degree >= len(verdict.devices or fact.devices):
+            break
+        fewer = judge(replace(need, tensor_parallel=degree), fact, strategy)
+        assert not verdict.devices or fewer.outlook == Outlook.INFEASIBLE
+
+
+@given(needs, nodes(), st.sampled_from(["lru", "priority"]))
+def test_what_has_to_leave_leaves_whole_and_what_stays_shares_its_first_device(need, fact, strategy):
+    verdict = judge(need, fact, strategy)
+    for victim in verdict.victims:
+        assert set(victim.memory_mb) <= verdict.touched
+    for one in fact.residents:
+        if one.is_group and one not in verdict.victims and len(verdict.devices) > 1:
+            shared = set(one.memory_mb) & set(verdict.devices)
+            assert not shared or min(one.memory_mb) == min(verdict.devices)
+
+
+@given(needs, nodes(), st.sampled_from(["lru", "priority"]))
+def test_no_other_devices_would_cost_less(need, fact, strategy):
+    ungrouped = [replace(one, is_group=False) for one in fact.residents]
+    verdict = judge(need, replace(fact, residents=ungrouped), strategy)
+    if not verdict.devices:
+        return
+    degree = len(verdict.devices)
+    part = need.per_device_mb(degree)
+    large = [one for one in fact.devices if one.ready and one.total_mb >= max(need.min_device_mb, part)]
+    candidates = displaceable(ungrouped, need.priority)
+    for others in combinations(large, degree):
+        deficits = {one.index: max(0, part - one.free_mb) for one in others}
+        victims = choose(candidates, deficits, strategy)
+        assert victims is None or sum(one.total_mb for one in victims) >= verdict.evicted_mb
+
+
+@pytest.mark.parametrize(
+    ("need", "free", "devices"),
+    [
+        (Need("m", memory_mb=6000, tensor_parallel=2), [8000, 8000], (0, 1)),
+        (Need("m", memory_mb=6000, tensor_parallel=1, min_devices=2), [8000, 8000], (0,)),
+        (Need("m", memory_mb=12_000), [8000, 8000], (0, 1)),
+        (Need("m", memory_mb=12_000), [5000, 8000, 4000, 7000], (1, 3)),
+        (Need("m", memory_mb=30_000), [8000] * 5, (0, 1, 2, 3)),
+        (Need("m", memory_mb=60_000), [8000] * 9, (0, 1, 2, 3, 4, 5, 6, 7)),
+        (Need("m", memory_mb=12_000, tensor_parallel=1), [8000, 8000], ()),
+        (Need("m", memory_mb=60_000), [8000] * 7, ()),
+    ],
+)
+def test_a_model_is_split_as_told_or_as_far_as_it_must(need, free, devices):
+    assert judge(need, node(free=free), "lru").devices == devices
+
+
+def test_a_model_that_would_fit_one_device_waits_for_it_rather_than_being_split():
+    busy = resident("r", 6000, busy=True)
+    assert judge(NEED, node(free=[2000, 3000], residents=[busy]), "lru").outlook == Outlook.BUSY
+
+
+def test_a_model_on_two_devices_is_evicted_once_rather_than_two_others():
+    pair = Resident("pair", {0: 4000, 1: 4000})
+    one, two = resident("one", 5000, 2), resident("two", 5000, 3)
+    fact = node(free=[1000, 1000, 1000, 1000], residents=[pair, one, two])
+    verdict = judge(Need("m", memory_mb=8000, tensor_parallel=2), fact, "lru")
+    assert (verdict.devices, [victim.model for victim in verdict.victims]) == ((0, 1), ["pair"])
+    assert verdict.reason == "2000 MiB free on 2 devices, evicting pair"
+
+
+def test_a_group_that_overlaps_without_its_leader_has_to_leave_or_is_spared():
+    group = Resident("group", {1: 100, 2: 100}, is_group=True)
+    need = Need("m", memory_mb=2000, tensor_parallel=2)
+    verdict = judge(need, node(free=[5000, 5000, 5000, 5000], residents=[group]), "lru")
+    assert (verdict.devices, verdict.victims) == ((0, 3), ())
+    verdict = judge(need, node(free=[5000, 5000, 5000], residents=[group]), "lru")
+    assert (verdict.devices, verdict.victims) == ((1, 2), ())
+    pinned = replace(group, pinned=True)
+    fact = node(free=[5000, 5000], residents=[replace(pinned, memory_mb={1: 100, 2: 100})])
+    assert judge(need, fact, "lru").outlook == Outlook.INFEASIBLE
+
+
+def test_sets_of_many_devices_are_compared_within_bounds():
+    free = [4000 + index for index in range(24)]
+    assert judge(Need("m", memory_mb=8000, tensor_parallel=8), node(free=free), "lru").devices == tuple(
+        range(16, 24)
+    )
+
+
+ADAPTER = Need("m:a", memory_mb=100, base="m")
+
+
+def test_an_adapter_goes_where_its_model_is():
+    nodes = [node("a"), node("b", free=[8000, 500], residents=[resident("m", mb=7000, device=1)])]
+    decision = place(ADAPTER, nodes, "lru")
+    assert decision.chosen is not None
+    assert (decision.chosen.node, decision.chosen.devices) == ("b", (1,))
+    assert {v.reason for v in decision.verdicts} >= {"m, which it is for, is not loaded"}
+
+
+def test_an_adapter_waits_for_its_model_and_never_evicts_it():
+    moving = judge(ADAPTER, node(residents=[resident("m", busy=True, moving=True)]), "lru")
+    assert (moving.outlook, moving.reason) == (Outlook.BUSY, "m is on its way in or out there")
+    full = [resident("m", mb=7950), resident("other", mb=40, priority=1)]
+    assert judge(ADAPTER, node(free=[10], residents=full), "lru").outlook == Outlook.INFEASIBLE
+    roomy = [resident("m", mb=7000), resident("other", mb=950, priority=1)]
+    verdict = judge(ADAPTER, node(free=[10], residents=roomy), "lru")
+    assert [victim.model for victim in verdict.victims] == ["other"]

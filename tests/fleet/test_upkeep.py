@@ -9,13 +9,13 @@ from django_celery_beat.models import PeriodicTask
 from fleet import tasks
 from fleet.celery import app
 from fleet.models import ModelProfile, Node, Operation, Placement, RequestMetric
-from fleet.records import RequestRecord
 from fleet.services import idle, records, retention, schedule
+from tests.stubs.records import RequestRecord
 
 pytestmark = pytest.mark.usefixtures("db")
 
 
-def record(**fields):
+def row(**fields) -> bytes:
     values = {
         "request_id": "r1",
         "started_at": 1_700_000_000.0,
@@ -26,13 +26,11 @@ def record(**fields):
         "status": 200,
         "outcome": "ok",
     }
-    return RequestRecord(**values | fields)
+    return RequestRecord(**values | fields).row
 
 
 def test_records_become_rows():
-    records.store(
-        [record(completion_tokens=11, ttft_s=1.0, latency_s=3.0, cold=True), record(request_id="r2")]
-    )
+    records.store([row(completion_tokens=11, tokens_per_second=5.0, cold=True), row(request_id="r2")])
     first = RequestMetric.objects.get(request_id="r1")
     assert first.started_at == datetime.fromtimestamp(1_700_000_000, UTC)
     assert (first.tokens_per_second, first.cold, first.model, first.status) == (5.0, True, "m", 200)
@@ -47,18 +45,18 @@ def test_an_empty_batch_writes_nothing():
 def test_a_request_counts_as_use_of_its_placement_and_time_does_not_run_backwards():
     node = Node.objects.create(name="a", endpoint="http://a:1")
     Placement.objects.create(node=node, model="m", state="loaded")
-    records.store([record(latency_s=2), record(latency_s=5)])
+    records.store([row(latency_s=2), row(latency_s=5)])
     ended = datetime.fromtimestamp(1_700_000_005, UTC)
     assert Placement.objects.get().last_used_at == ended
-    records.store([record(started_at=1_600_000_000.0)])
+    records.store([row(started_at=1_600_000_000.0)])
     assert Placement.objects.get().last_used_at == ended
 
 
 def test_old_rows_are_pruned_and_active_operations_stay(monkeypatch):
     monkeypatch.setattr(retention, "CHUNK", 2)
     now = timezone.now()
-    records.store([record(started_at=(now - timedelta(days=31)).timestamp()) for _ in range(5)])
-    records.store([record(request_id="new", started_at=now.timestamp())])
+    records.store([row(started_at=(now - timedelta(days=31)).timestamp()) for _ in range(5)])
+    records.store([row(request_id="new", started_at=now.timestamp())])
     long_ago = now - timedelta(days=91)
     Operation.objects.create(kind="load", model="old", state="failed", created_at=long_ago)
     Operation.objects.create(kind="load", model="active", state="running", created_at=long_ago)

@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def worker(environment, log):
     """A Celery worker as `cortex serve` starts it; leaving kills it, and gives it no time to tidy up."""
-    options = ["--pool", "threads", "--concurrency", "2", "--without-gossip", "--without-mingle"]
-    command = [sys.executable, "-m", "celery", "-A", "fleet.celery", "worker", *options, "-n", log.name]
+    command = [sys.executable, "-m", "fleet.background", "tasks"]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:

@@ -18,11 +18,11 @@ from cortex_site.http.protocol import ServerProtocol
 from cortex_site.http.server import PLAIN, HttpServer
 from fleet.gateway.app import application
 from fleet.gateway.data_plane import DataPlane
-from fleet.records import RequestRecord
 from fleet.snapshot import NodeConfig, ProfileView
 from tests.fleet.servers import RedisServer
 from tests.stubs.fake_control import FakeControl
 from tests.stubs.fake_node import FakeNode
+from tests.stubs.records import RequestRecord, read
 from tests.stubs.tls import TLS
 
 MODEL = "m"
@@ -162,7 +162,7 @@ async def make_house(
         poll=poll or {},
         responses=responses or {},
     )
-    gateway = DataPlane(config, control, records.extend)
+    gateway = DataPlane(config, control, lambda rows: records.extend(map(read, rows)))
     async with (
         serving(application(gateway), config.gateway) as port,
         httpx.AsyncClient(

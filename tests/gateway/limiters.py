@@ -6,14 +6,16 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from ext.prefetch import Grant, Prefetch
 from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.gateway.limits.limiter import Limiter
-from fleet.gateway.limits.prefetch import Prefetch
 from fleet.key_limits import (
     Account,
     Admission,
-    Grant,
+    Bound,
     KeyLimits,
+    Remainder,
+    period,
     prefetch,
     read_account,
     redis_keys,
@@ -70,21 +72,19 @@ class Worker:
     account: Account
     prefetch: Prefetch = field(default_factory=Prefetch)
     held: Grant | None = None
+    until: float = 0.0  # when its time is over
     steps: int = 0  # that Redis would have been asked for
 
-    def reserve(self, claim: Grant, now: float) -> tuple[Admission, bool]:
-        """The admission, and whether it was by what is held ahead."""
+    def reserve(self, claim: Grant, now: float) -> tuple[Grant, Bound]:
+        """The grant, and by which bound it was refused."""
+        if (ahead := self.prefetch.admit(self.key, claim.tokens, now)) is not None:
+            return ahead, ""
         self.prefetch.note(claim.tokens, now)
-        ahead = self.prefetch.take(self.key, claim, now)
-        admission = ahead or self.ask(claim, now)
-        if not admission.refused_by:
-            claim.at, claim.end = admission.at, admission.end
-            self.prefetch.open += 1
-        return admission, ahead is not None
+        return claim, self.ask(claim, now).refused_by
 
     def ask(self, claim: Grant, now: float) -> Admission:
         """Nothing is refused while something is held ahead."""
-        if self.prefetch.is_spent(self.key, claim, now):
+        if self.prefetch.is_spent(self.key, claim.tokens, now):
             self.give_back(now)
         admission = self.step(claim, now)
         if admission.refused_by and self.held is not None:
@@ -94,16 +94,23 @@ class Worker:
 
     def step(self, claim: Grant, now: float) -> Admission:
         self.steps += 1
-        admission = reserve(self.account, self.key.limits, claim, now, LEASE_S)
-        if wanted := self.prefetch.wanted(f"{claim.id}-ahead", claim.window, 1):
-            self.held = prefetch(self.account, self.key.limits, wanted, now, LEASE_S)
-            if self.held is not None:
-                self.prefetch.hold(self.key, wanted, self.held, now)
+        limits = self.key.limits
+        admission = reserve(self.account, limits, claim, now, LEASE_S)
+        admitted = [] if admission.refused_by else [claim]
+        wanted = self.prefetch.wanted(f"{claim.id}-ahead", claim.window, 1)
+        if wanted and (held := prefetch(self.account, limits, wanted, now, LEASE_S, admitted)):
+            self.held = held
+            self.until = min(now + self.prefetch.hold_s, period(limits.budget_period, now)[1])
+            self.prefetch.hold(self.key, wanted, held, now, self.until, admitted)
+        elif admitted:
+            self.prefetch.let_run(claim, self.key)
+        claim.at, claim.end = admission.at, admission.end
+        claim.requests_reset_s = admission.requests_reset_s
         return admission
 
     def settle(self, grant: Grant, used: int, now: float) -> bool:
         """Whether it ended within what is held."""
-        ahead = self.prefetch.end(grant, used)
+        ahead = grant.end_with(used)
         if not ahead:
             self.steps += 1
             settle(self.account, self.key.limits, grant, used, now)
@@ -114,5 +121,9 @@ class Worker:
         assert (returned is None) == (self.held is None)
         if returned is not None:
             self.steps += 1
-            release(self.account, self.key.limits, returned[1], now, LEASE_S)
+            _, grant, requests, tokens, running = returned
+            for number, one in enumerate(running):
+                one.id = f"{grant.id}-{number}"
+            remainder = Remainder(grant, requests, tokens, running)
+            release(self.account, self.key.limits, remainder, now, LEASE_S)
         self.held = None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.gateway.conftest import make_house
 from tests.stubs.fake_node import HELLO, USAGE, answer_hello, chunk
 
@@ -52,6 +54,28 @@ async def test_record_of_a_stream(house):
     assert (record.model, record.node, record.dialect) == ("m", "n0", "openai-chat")
     assert (record.outcome, record.status, record.stream, record.cold) == ("ok", 200, True, False)
     assert 0 < record.ttft_s <= record.latency_s
+
+
+async def test_a_whole_answer_of_a_neuron_has_a_first_token_and_a_speed(house, monkeypatch):
+    monkeypatch.setitem(USAGE, "timings", {"decode_ms": 0.5})
+    await house.chat()
+    record = await house.record()
+    assert record.latency_s - record.ttft_s == pytest.approx(0.0005, abs=0.0005)
+    assert record.tokens_per_second
+
+
+@pytest.mark.parametrize("timings", [None, 7, "x", [], {}, {"decode_ms": "x"}, {"decode_ms": -1}])
+async def test_what_other_servers_call_timings_is_passed_over(house, monkeypatch, timings):
+    monkeypatch.setitem(USAGE, "timings", timings)
+    await house.chat()
+    record = await house.record()
+    assert (record.ttft_s, record.prompt_tokens) == (None, 7)
+
+
+async def test_a_first_token_is_not_before_its_request(house, monkeypatch):
+    monkeypatch.setitem(USAGE, "timings", {"decode_ms": 1e12})
+    await house.chat()
+    assert (await house.record()).ttft_s == 0
 
 
 async def test_request_id_of_the_client_is_kept_and_passed_on(house):

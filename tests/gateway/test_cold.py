@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fleet.gateway import exchange, loading
+from fleet.gateway import detour, loading
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import refuse
 
@@ -75,7 +75,7 @@ async def test_wait_is_bounded():
 
 
 async def test_a_waiting_stream_is_told_for_how_long(cold, monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(detour, "PATIENCE_S", 0.02)
 
     async def known(operation):
         operation.eta_s = 41.5
@@ -110,7 +110,7 @@ STORY = [
 
 
 async def test_long_wait_of_a_stream_is_filled_with_progress(cold, monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(detour, "PATIENCE_S", 0.02)
     monkeypatch.setattr(loading, "CHECK_INTERVAL_S", 0.02)
     cold.control.on_load = keep_pending
     body = {"model": MODEL, "messages": [], "stream": True}
@@ -136,7 +136,7 @@ async def keep_pending(operation) -> None:
 
 
 async def test_a_load_without_an_operation_is_told_too(cold, monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(detour, "PATIENCE_S", 0.02)
     await cold.node.set_model(MODEL, "loading", progress=0.5)
     await cold.until(lambda snapshot: snapshot.placements(MODEL))
     body = {"model": MODEL, "messages": [], "stream": True}
@@ -148,7 +148,7 @@ async def test_a_load_without_an_operation_is_told_too(cold, monkeypatch):
 
 
 async def test_a_wait_that_is_too_long_ends_a_stream_with_an_error_event(monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(detour, "PATIENCE_S", 0.02)
     async with make_house(loaded=False, load_wait_s=0.2) as house:
         response = await house.chat(stream=True)
         assert response.status_code == 200
@@ -158,7 +158,7 @@ async def test_a_wait_that_is_too_long_ends_a_stream_with_an_error_event(monkeyp
 
 
 async def test_failure_after_progress_is_an_error_event(cold, monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(detour, "PATIENCE_S", 0.05)
 
     async def fail_later(operation):
         await asyncio.sleep(0.2)

@@ -77,9 +77,15 @@ async def soon() -> None:
         await asyncio.sleep(0)
 
 
+async def sent(connection) -> None:
+    """Send a request, and wait for the head of its answer."""
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
+    await connection.head()
+
+
 async def asked(connection, sock, answer: bytes) -> None:
     """Send a request and receive the beginning of its answer."""
-    task = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n\r\n", b""))
+    task = asyncio.create_task(sent(connection))
     await soon()
     sock.receive(answer)
     await task
@@ -142,7 +148,7 @@ async def test_a_connection_left_by_a_slow_taker_is_read_by_the_next_exchange(co
     await soon()
     task.cancel()
     await asyncio.wait([task])
-    assert connection.is_reusable
+    assert connection.may_be_kept()
     connection.rest()
     await asked(connection, sock, LENGTH_HEAD % 0)
     assert not await connection.has_body()
@@ -154,7 +160,7 @@ async def test_a_body_without_length_lasts_as_long_as_the_connection(connection,
     assert await connection.has_body()
     assert connection.body.take() == b"abc"
     assert not await connection.has_body()
-    assert not connection.is_reusable
+    assert not connection.may_be_kept()
 
 
 async def test_what_came_before_a_failure_is_taken_before_it_is_raised(connection, sock):
@@ -168,7 +174,7 @@ async def test_what_came_before_a_failure_is_taken_before_it_is_raised(connectio
 
 @pytest.mark.parametrize(("received", "kind"), [(b"", UnansweredError), (b"HTTP/1.1 2", UpstreamError)])
 async def test_only_a_connection_that_said_nothing_lost_the_request(connection, sock, received, kind):
-    task = asyncio.create_task(connection.send(b"GET / HTTP/1.1\r\n\r\n", b""))
+    task = asyncio.create_task(sent(connection))
     await soon()
     if received:
         sock.receive(received)
@@ -183,4 +189,4 @@ async def test_a_server_that_speaks_first_is_not_asked(connection, sock, said):
     sock.receive(said)
     assert not sock.is_open
     with pytest.raises(UnansweredError):
-        await connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
+        await sent(connection)

@@ -45,7 +45,7 @@ async def answer_bytes(house, proxy, path: str, stream: bool) -> int:
 
     proxy.fault = count
     assert (await house.client.post(path, json=BODY | {"stream": stream})).status_code == 200
-    house.gateway.nodes.node("n0").pool._pop_idle().abort()  # each fault gets a connection of its own
+    house.gateway.nodes.node("n0").pool.pop_idle().abort()  # each fault gets a connection of its own
     return passed
 
 
@@ -133,7 +133,7 @@ async def test_a_connection_that_does_not_come_about_is_given_up_in_its_own_time
 async def test_an_answer_in_single_bytes_is_the_same_answer():
     async with proxied() as (house, proxy):
         whole = [await house.chat(stream=stream) for stream in (False, True)]
-        house.gateway.nodes.node("n0").pool._pop_idle().abort()
+        house.gateway.nodes.node("n0").pool.pop_idle().abort()
         proxy.fault = trickle(1, 0)
         slow = [await house.chat(stream=stream) for stream in (False, True)]
         assert [answer.text for answer in slow] == [answer.text for answer in whole]

@@ -85,7 +85,8 @@ async def receive(parts: list[bytes]) -> bytes | str:
         return True
 
     async def exchange() -> None:
-        await connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
+        connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
+        await connection.head()
         await connection.pour(take, asyncio.Event().wait)
 
     task = asyncio.create_task(exchange())

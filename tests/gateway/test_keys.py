@@ -10,6 +10,7 @@ from cortex_site.http.locality import Locality
 from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
+from fleet.batches import PRIORITY, token_of
 from fleet.gateway.limits import keys
 from fleet.snapshot import Configuration, KeyView
 from neuron.wire import ApiError
@@ -127,3 +128,50 @@ async def test_nodes_are_told_whose_request_it_is_and_not_by_which_key(house):
     told = house.node.requests[-1].headers
     assert (told["x-cortex-principal"], told["x-cortex-priority"]) == (KEY.digest[:16], "7")
     assert "sk-1" not in str(told)
+
+
+def ring(*, allow_anonymous=False) -> keys.KeyRing:
+    return keys.KeyRing(Locality([], Origins([])), allow_anonymous=allow_anonymous)
+
+
+@pytest.mark.parametrize("headers", [{"authorization": "Bearer sk-1"}, {"x_api_key": "sk-1"}])
+def test_a_key_that_was_found_is_known_until_the_configuration_changes(headers):
+    found = ring()
+    assert [found.authorize(request(**headers), KEYS) for _ in range(3)] == [KEY] * 3
+    assert found.authorize(request(**headers).parsed, KEYS) is KEY
+    off = Configuration(keys={KEY.digest: replace(KEY, disabled=True)}, has_keys=True)
+    for configuration in (off, Configuration(has_keys=True)):
+        with pytest.raises(ApiError):
+            found.authorize(request(**headers), configuration)
+
+
+def test_a_known_key_expires():
+    now = time.time()
+    soon = Configuration(keys={KEY.digest: replace(KEY, expires_at=now + 1000)}, has_keys=True)
+    found, asked = ring(), request(authorization="Bearer sk-1")
+    assert found.authorize(asked, soon) is soon.keys[KEY.digest]
+    object.__setattr__(soon.keys[KEY.digest], "expires_at", now - 1)
+    with pytest.raises(ApiError) as caught:
+        found.authorize(asked, soon)
+    assert "expired" in caught.value.message
+
+
+def test_a_header_that_names_no_key_alone_is_not_known_by():
+    found = ring()
+    both = request(authorization="Basic eDp5", x_api_key="sk-1")
+    assert found.authorize(both, KEYS) is KEY
+    for other in (
+        request(authorization="Basic eDp5"),
+        request(authorization="sk-1"),
+        request(x_api_key="Bearer sk-1"),
+    ):
+        with pytest.raises(ApiError):
+            found.authorize(other, KEYS)
+
+
+def test_a_batch_is_known_by_its_token_only_while_that_is_valid(monkeypatch):
+    found, asked = ring(), request(authorization=f"Bearer {token_of(KEY.digest)}")
+    assert found.authorize(asked, KEYS) == replace(KEY, priority=PRIORITY)
+    monkeypatch.setattr("fleet.batches._VALID_S", -1)
+    with pytest.raises(ApiError):
+        found.authorize(asked, KEYS)

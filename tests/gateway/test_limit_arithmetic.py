@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fleet.gateway.limits.prefetch import BUSY, HOLD_S
-from fleet.key_limits import Account, Grant, KeyLimits, period, renew, reserve, settle
+from ext.prefetch import BUSY, LONG_HOLD_S, Grant
+from fleet.key_limits import Account, KeyLimits, period, renew, reserve, settle
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker
 
@@ -105,9 +104,9 @@ class LimitsMachine(RuleBasedStateMachine):
     def let_in(self, tokens):
         window, _ = period(self.limits.budget_period, self.now)
         claim = Grant(f"r{len(self.past)}", tokens, window)
-        admission, ahead = self.worker.reserve(claim, self.now)
-        if not admission.refused_by:
-            self.past.append(Past(claim, self.now, self.now + LEASE_S, ahead=ahead))
+        grant, refused_by = self.worker.reserve(claim, self.now)
+        if not refused_by:
+            self.past.append(Past(grant, self.now, self.now + LEASE_S, ahead=not grant.id))
 
     def check(self, admission, claim, slots, spent):
         """Refused for the reason that there is, and let in otherwise."""
@@ -168,9 +167,9 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1, 7, 29, 31, 90, 700]))
     def pass_time(self, seconds):
-        if seconds >= HOLD_S:
-            self.give_back()
         self.now += seconds
+        if self.now >= self.worker.until:
+            self.give_back()
 
     def overrun(self):
         return sum(max(0, (entry.used or 0) - entry.grant.tokens) for entry in self.past)
@@ -187,7 +186,8 @@ class LimitsMachine(RuleBasedStateMachine):
                 total = 0
                 for later in self.past[first:]:
                     total += what(later)
-                    interval = later.let_in - entry.let_in + HOLD_S  # it may have been taken so much earlier
+                    # It may have been taken so much earlier.
+                    interval = later.let_in - entry.let_in + LONG_HOLD_S
                     assert total <= limit * (1 + interval / 60) + CLOSE
 
     def least_charge(self, entry):
@@ -247,7 +247,8 @@ def test_tokens_that_have_drained_away_are_not_given_back():
     admission = reserve(account, limits, first, START, math.inf)
     later = START + 600
     assert not reserve(account, limits, Grant("full", 600, 0), later, LEASE_S).refused_by
-    settle(account, limits, msgspec.structs.replace(first, at=admission.at, end=admission.end), 0, later)
+    first.at, first.end = admission.at, admission.end
+    settle(account, limits, first, 0, later)
     assert reserve(account, limits, Grant("more", 10, 0), later, LEASE_S).refused_by == "tokens"
 
 

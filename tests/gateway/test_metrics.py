@@ -105,7 +105,7 @@ async def test_a_cold_start_is_counted_with_its_wait():
         record = await house.record()
         assert record.cold
         assert 0.05 < record.load_s <= record.queue_s
-        assert value("cortex_cold_start_seconds_sum", **AT) - before == pytest.approx(record.load_s)
+        assert value("cortex_cold_start_seconds_sum", **AT) - before == pytest.approx(record.load_s, abs=1e-6)
 
 
 async def test_a_failed_attempt_is_told_in_the_record():
@@ -152,13 +152,13 @@ def test_a_node_shows_its_load_and_devices():
     assert value("cortex_model_in_flight", **at) == 2
     assert value("cortex_model_queue_depth", **at) == 3
     assert value("cortex_model_max_in_flight", **at) == 8
-    assert value("cortex_model_rejections_total", **at, reason="queue_full") == 3
-    assert value("cortex_model_rejections_total", **at, reason="wait_timeout") == 1
+    assert value("cortex_model_rejected_requests", **at, reason="queue_full") == 3
+    assert value("cortex_model_rejected_requests", **at, reason="wait_timeout") == 1
     assert REGISTRY.get_sample_value("cortex_model_max_queue_depth", at) is None
     at = {"node": "gpu", "device": "1"}
-    assert value("cortex_device_vram_free_mb", **at) == 6
-    assert value("cortex_device_temp_c", **at) == 61
-    assert REGISTRY.get_sample_value("cortex_device_utilization_pct", at) is None
+    assert value("cortex_device_memory_free_bytes", **at) == 6 << 20
+    assert value("cortex_device_temperature_celsius", **at) == 61
+    assert REGISTRY.get_sample_value("cortex_device_utilization_ratio", at) is None
 
 
 async def test_a_model_that_went_and_a_node_that_is_away_have_nothing_running(house):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.gateway.nodes.adapter import MAX_NOTE_CHARS, MAX_NOTES, RequestAdapter
+from cortex_site.base.excerpt import MAX_NOTE_CHARS
+from fleet.gateway.nodes.adapter import MAX_NOTES, RequestAdapter
 from fleet.snapshot import NodeConfig
+from tests.stubs import fake_node
 from tests.stubs.fake_node import answer_hello
 
 ADJUSTED, UNENFORCED = "joined system messages", "tools[0].function.parameters/pattern"
@@ -51,6 +53,13 @@ async def test_a_neurons_notes_reach_the_client_and_the_record(house, path, stre
     assert {name: response.headers[name] for name in NOTES} == NOTES
     record = await house.record()
     assert record.notes == (("adjusted", ADJUSTED), ("unenforced", UNENFORCED))
+
+
+async def test_how_many_drafts_were_right_is_noted(house, monkeypatch):
+    details = {"reasoning_tokens": 0, "accepted_prediction_tokens": 30, "rejected_prediction_tokens": 10}
+    monkeypatch.setitem(fake_node.USAGE, "completion_tokens_details", details)
+    await house.chat()
+    assert (await house.record()).notes == (("drafts", "30 of 40 guessed tokens were right"),)
 
 
 async def test_an_answer_without_notes_has_none(house):

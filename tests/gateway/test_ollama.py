@@ -9,7 +9,7 @@ import httpx
 import ollama
 import pytest
 
-from fleet.gateway import exchange, load_requests
+from fleet.gateway import detour, load_requests
 from fleet.snapshot import ProfileView
 from tests.gateway.conftest import MODEL, make_house
 from tests.stubs.fake_node import HELLO, STREAM_HEAD, USAGE, chunk, framed, head, refuse
@@ -372,7 +372,7 @@ async def test_a_client_that_leaves_ends_the_wait_alone(cold, monkeypatch):
 
 
 async def test_a_stream_that_waits_for_a_load_says_nothing_yet(cold, monkeypatch):
-    monkeypatch.setattr(exchange, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(detour, "PATIENCE_S", 0.02)
     async with ollama.AsyncClient(host=f"http://127.0.0.1:{cold.port}") as client:
         parts = [part async for part in await client.chat(MODEL, [USER], stream=True)]
     assert "".join(part.message.content for part in parts) == TEXT

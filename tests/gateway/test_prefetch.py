@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from fleet.gateway.limits.prefetch import BUSY, HOLD_S, Prefetch
-from fleet.key_limits import SHARE, Account, Grant, KeyLimits, in_use, prefetch, reserve
+from ext.prefetch import BUSY, LONG_HOLD_S, Grant, Prefetch
+from fleet.key_limits import SHARE, Account, KeyLimits, in_use, prefetch, reserve
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker
 
@@ -46,12 +46,12 @@ class Traffic:
 
     def request(self, worker: Worker) -> None:
         tokens = self.chance.randrange(20, 60)
-        if worker.held and self.now >= worker.held.at + HOLD_S:
+        if worker.held and self.now >= worker.until:
             worker.give_back(self.now)
         grant = Grant(f"r{len(self.let_in)}-{len(self.refused)}", tokens, 0)
-        admission, _ = worker.reserve(grant, self.now)
-        if admission.refused_by:
-            self.refused.append(admission.refused_by)
+        grant, refused_by = worker.reserve(grant, self.now)
+        if refused_by:
+            self.refused.append(refused_by)
         else:
             self.let_in.append((self.now, tokens))
             self.open.append((self.now + self.chance.expovariate(1 / 0.1), worker, grant))
@@ -79,7 +79,7 @@ def most_in_any_interval(events: list[tuple[float, int]], limit: int) -> float:
     for at, count in events:
         bucket = max(0.0, bucket - (at - last) * limit / 60) + count
         most, last = max(most, bucket), at
-    return most / (limit * (1 + HOLD_S / 60))
+    return most / (limit * (1 + LONG_HOLD_S / 60))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -118,7 +118,7 @@ def test_tokens_a_minute_hold(workers, seed):
     assert set(traffic.refused) == {"tokens"}
     traffic.end()
     rate = 60_000 / 60 * (traffic.now - START)
-    assert traffic.used <= 60_000 * (1 + HOLD_S / 60) + rate
+    assert traffic.used <= 60_000 * (1 + LONG_HOLD_S / 60) + rate
     assert traffic.used >= (60_000 + rate) * (1 - 2 * workers / SHARE)
 
 
@@ -145,63 +145,54 @@ def test_the_budget_is_spent_and_no_token_more(workers, seed):
     assert 50_000 - 60 <= traffic.used <= 50_000
 
 
-def test_a_key_with_few_requests_gets_no_prefetch():
-    traffic = Traffic(3, KeyLimits(10**6, 10**8, 10**5, 10**9), workers=1, per_s=BUSY / 4, seconds=20)
-    assert all(worker.held is None for worker in traffic.workers)
-    assert traffic.steps == 2 * len(traffic.let_in) - len(traffic.open)
+@pytest.mark.parametrize("per_s", [0.5, 1, BUSY / 2])
+def test_a_key_with_few_requests_asks_seldom_too(per_s):
+    limits = KeyLimits(10**6, 10**8, 10**5, 10**9)
+    traffic = Traffic(3, limits, workers=1, per_s=per_s, seconds=200)
+    assert traffic.steps <= 2 * 200 / LONG_HOLD_S + len(traffic.let_in) / 3
+    traffic.end()
+    assert traffic.account.spent == traffic.used
+    assert not traffic.account.leases
+
+
+def test_a_single_request_takes_no_more_steps_than_its_reservation_and_its_settlement():
+    traffic = Traffic(3, KeyLimits(10**6, 10**8, 10**5, 10**9), workers=1, per_s=1, seconds=0)
+    traffic.request(traffic.workers[0])
+    traffic.end()
+    assert traffic.steps == 2
+    assert traffic.account.spent == traffic.used
+
+
+@pytest.mark.parametrize(
+    "limits", [KeyLimits(60), KeyLimits(tokens_per_minute=3000), KeyLimits(concurrent_requests=4)]
+)
+def test_near_a_limit_nothing_is_held_that_no_request_could_use(limits):
+    traffic = Traffic(5, limits, workers=2, per_s=3, seconds=60)
+    for worker in traffic.workers:
+        assert worker.held is None or worker.held.tokens >= 20
+    assert traffic.steps <= 2 * (len(traffic.let_in) + len(traffic.refused)) + 60
 
 
 def test_headers_count_down_by_one_with_and_without_a_prefetch():
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=6000)), Account()
     worker, used = Worker(key, account), []
     for number in range(40):
-        admission, _ = worker.reserve(Grant(f"r{number}", 10, 0), START)
-        used.append(round(admission.requests_reset_s * 100))
+        grant, _ = worker.reserve(Grant(f"r{number}", 10, 0), START)
+        used.append(round(grant.requests_reset_s * 100))
     assert used == list(range(1, 41))
 
 
-def test_another_period_other_limits_or_a_clock_set_back_end_a_prefetch():
-    limits = KeyLimits(requests_per_minute=6000, budget_tokens=10**6)
-    key, claim = KeyView("key", "d" * 64, limits=limits), Grant("r", 10, 3600)
-    prefetch = Prefetch()
-    held = Grant("a", 100, 3600, START, START, START, requests=5, slots=5)
-    prefetch.hold(key, held, held, START)
-    assert not prefetch.is_spent(key, claim, START)
-    assert not prefetch.is_spent(KeyView("key", "d" * 64, limits=limits), claim, START)
-    other = KeyView("key", "d" * 64, limits=KeyLimits(requests_per_minute=5))
-    assert prefetch.is_spent(other, claim, START)
-    assert prefetch.is_spent(key, Grant("r", 10, 7200), START)
-    assert prefetch.is_spent(key, Grant("r", 101, 3600), START)
-    assert prefetch.is_spent(key, claim, START - 5)
-    assert prefetch.is_spent(key, claim, START + HOLD_S)
-    assert prefetch.take(other, claim, START) is None
-
-
-def test_tokens_that_a_request_did_not_use_are_there_for_the_next():
-    key, prefetch = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Prefetch()
-    held = Grant("a", 100, 0, START, START + 1, START, requests=9, slots=9)
-    prefetch.hold(key, held, held, START)
-    first = Grant("r0", 60, 0)
-    assert prefetch.take(key, first, START)
-    assert not prefetch.take(key, Grant("r1", 41, 0), START)
-    assert prefetch.end(first, 50)
-    assert not prefetch.take(key, Grant("r2", 51, 0), START)
-    assert prefetch.take(key, Grant("r3", 30, 0), START)
-    assert prefetch.take(key, Grant("r4", 20, 0), START)
-
-
-def test_requests_that_run_on_give_back_as_if_each_had_been_reserved_by_itself():
+def test_what_is_held_is_returned_as_if_each_that_runs_had_been_reserved_by_itself():
     """After a minute and half a prefetch's time, the bucket still holds what was taken last of it."""
     key, account = KeyView("key", "d" * 64, limits=KeyLimits(tokens_per_minute=6000)), Account()
     assert not reserve(account, key.limits, Grant("before", 5000, 0), START, LEASE_S).refused_by
     wanted = Grant("a", 31, 0, requests=9, slots=9)
     held = prefetch(account, key.limits, wanted, START, LEASE_S)
-    ahead, running = Prefetch(), [Grant("r0", 10, 0), Grant("r1", 10, 0)]
-    ahead.hold(key, held, held, START)
-    for claim in running:
-        ahead.take(key, claim, START)
-    _, returned = ahead.release()
-    assert (returned.tokens, returned.requests) == (11, 7)
+    ahead = Prefetch()
+    ahead.hold(key, held, held, START, START + 1, [])
+    running = [ahead.admit(key, 10, START) for _ in range(2)]
+    _, whole, requests, tokens, left = ahead.release()
+    assert (whole, requests, tokens, left) == (held, 7, 11, running)
     assert [one.at for one in running] == [START, START]
     # 100 tokens a second: 5000 before, then ten for each of the two, then eleven that are left.
     assert [one.end - START for one in running] == pytest.approx([50.1, 50.2], abs=1e-6)

@@ -7,15 +7,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from fleet.gateway.record import recorder as module
-from fleet.gateway.record.metrics import Gaps
 from fleet.gateway.record.recorder import Recorder
-from fleet.records import RequestRecord
+from tests.stubs.records import RequestRecord, entry, read
 
-RECORD = RequestRecord("r", 1000.0, "m", "n", "openai-chat", True, 200, "ok")
 LABELS = {"model": "m", "node": "n"}
 
 
@@ -52,9 +49,10 @@ class Database:
         self.slow.wait(10)
         if self.away:
             raise ConnectionError("away")
-        if any(record.model == "poison" for record in batch):
+        records = list(map(read, batch))
+        if any(record.model == "poison" for record in records):
             raise ValueError("cannot be stored")
-        self.stored += batch
+        self.stored += records
 
 
 @pytest.fixture
@@ -80,7 +78,7 @@ def recording(database, **options):
 
 
 def numbered(count, **fields):
-    return [replace(RECORD, request_id=f"r{number}", **fields) for number in range(count)]
+    return [entry(f"r{number}", **fields) for number in range(count)]
 
 
 def test_nothing_is_lost_while_the_database_is_away_and_metrics_go_on(database):
@@ -90,8 +88,8 @@ def test_nothing_is_lost_while_the_database_is_away_and_metrics_go_on(database):
         for record in numbered(50):
             recorder.put(record)
         until(lambda: database.tries > 2)
-        counted = value("cortex_requests_total", **LABELS, outcome="ok", dialect="openai-chat") - before
-        assert counted == 50
+        labels = {**LABELS, "outcome": "ok", "dialect": "openai-chat"}
+        until(lambda: value("cortex_requests_total", **labels) - before == 50)
         assert recorder.waiting == 50
         database.away = False
         until(lambda: len(database.stored) == 50)
@@ -105,7 +103,7 @@ def test_a_long_outage_costs_the_oldest_and_each_is_counted(database):
     with dropped() as lost, recording(database, queue_size=20) as recorder:
         for record in numbered(70):
             recorder.put(record)
-            until(lambda: not recorder._queue)
+            until(lambda: not recorder.ledger.waiting)
         until(lambda: recorder.waiting <= 20)
         database.away = False
         until(lambda: not recorder.waiting)
@@ -116,17 +114,19 @@ def test_a_long_outage_costs_the_oldest_and_each_is_counted(database):
 def test_a_full_queue_drops_at_once_and_never_waits(database):
     database.slow.clear()
     with dropped() as lost, recording(database, queue_size=10) as recorder:
-        recorder.put(RECORD)
+        recorder.put(entry())
         until(lambda: database.tries)  # its thread is in the database now
         for record in numbered(25):
             recorder.put(record)
-        assert lost() == 15
+        assert recorder.ledger.waiting == 10
+        database.slow.set()
+        until(lambda: lost() == 15)
 
 
 def test_a_batch_that_cannot_be_stored_is_given_up_and_the_next_goes_on(database, monkeypatch):
     monkeypatch.setattr(module, "BATCH_SIZE", 5)
     with dropped() as lost, recording(database, retry_s=0.2) as recorder:
-        for record in [replace(RECORD, model="poison"), *numbered(14)]:
+        for record in [entry(model="poison"), *numbered(14)]:
             recorder.put(record)
         until(lambda: not recorder.waiting)
         assert lost() + len(database.stored) == 15
@@ -160,9 +160,9 @@ def test_gaps_between_chunks_are_added_by_bucket(database):
     name = "cortex_inter_token_seconds"
     labels = {"model": "gaps", "node": "n"}
     with recording(database) as recorder:
-        recorder.put(replace(RECORD, model="gaps"), Gaps([0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 8.006))
-        recorder.put(replace(RECORD, model="gaps"), Gaps([0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], 0.494))
-        recorder.put(replace(RECORD, model="gaps"), Gaps([0] * 13, 0.0))
+        recorder.put(entry(model="gaps", gaps=[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], gaps_s=8.006))
+        recorder.put(entry(model="gaps", gaps=[0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0], gaps_s=0.494))
+        recorder.put(entry(model="gaps", gaps=[0] * 13))
         until(lambda: value(f"{name}_count", **labels) == 4)
     assert value(f"{name}_sum", **labels) == pytest.approx(8.5)
     for bound, below in (("0.001", 0), ("0.0025", 1), ("0.005", 2), ("0.5", 3), ("5.0", 3), ("+Inf", 4)):
@@ -172,7 +172,7 @@ def test_gaps_between_chunks_are_added_by_bucket(database):
 def test_models_that_nobody_knows_become_no_labels(database):
     with recording(database, queue_size=300, known=lambda model: model == "m") as recorder:
         for number in range(200):
-            recorder.put(replace(RECORD, model=f"guess-{number}", status=403, outcome="rejected", node=""))
+            recorder.put(entry(model=f"guess-{number}", status=403, outcome="rejected", node=""))
         until(lambda: len(database.stored) == 200)
     assert database.stored[7].model == "guess-7"  # the row says what was asked for
     names = {

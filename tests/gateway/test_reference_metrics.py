@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from fleet.gateway.record import metrics
+from fleet.gateway.record.former_names import FORMER_NAMES
 from fleet.services import metrics as services
 
 DURATION = [0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200]
@@ -30,7 +31,6 @@ COUNTERS = {
     "cortex_spend_tokens_total": (metrics.SPEND, KEY),
     "cortex_spend_prompt_tokens_total": (metrics.SPEND_PROMPT, KEY),
     "cortex_spend_completion_tokens_total": (metrics.SPEND_COMPLETION, KEY),
-    "cortex_model_rejections_total": (metrics.REJECTIONS, (*AT, "reason")),
 }
 HISTOGRAMS = {
     "cortex_request_duration_seconds": (metrics.DURATION, DURATION),
@@ -49,6 +49,7 @@ OF_OUR_OWN = {  # what the reference system cannot tell
     "cortex_node_breaker_state": metrics.BREAKER,
     "cortex_records_dropped_total": metrics.DROPPED,
     "cortex_limiter_local": metrics.LIMITER_LOCAL,
+    "cortex_model_draft_tokens": metrics.DRAFTS,
 }
 
 
@@ -74,12 +75,15 @@ def test_histograms_have_the_name_the_labels_and_the_buckets(name):
 
 
 def test_gauges_have_the_names_and_the_labels():
+    former = {name: each.name for name, each in FORMER_NAMES.items()}
     for gauges, prefix, wanted, labels in (
         (metrics._PER_MODEL, "cortex_model", PER_MODEL, AT),
         (metrics._PER_DEVICE, "cortex_device", PER_DEVICE, DEVICE),
     ):
-        assert {gauge._name for gauge in gauges.values()} == {f"{prefix}_{name}" for name in wanted}
+        told = {former.get(gauge._name, gauge._name) for gauge in gauges.values()}
+        assert told == {f"{prefix}_{name}" for name in wanted}
         assert {gauge._labelnames for gauge in gauges.values()} == {labels}
+    assert former[metrics.REJECTIONS._name] == "cortex_model_rejections_total"
 
 
 def test_what_it_cannot_tell_is_told():

@@ -18,7 +18,7 @@ from cortex_site.config.contradictions import warnings
 from fleet.snapshot import NodeConfig
 from tests.gateway.conftest import make_house
 from tests.stubs.certificates import SelfMade
-from tests.stubs.fake_node import STREAM_HEAD, FakeNode, chunk, framed
+from tests.stubs.fake_node import FakeNode, say_often
 
 
 @pytest.fixture
@@ -48,15 +48,7 @@ async def test_chat_and_streams(house):
 
 async def test_a_stream_that_its_client_reads_slowly_is_whole(house):
     word = "x" * 10_000
-
-    async def answer(request, writer):
-        writer.write(STREAM_HEAD)
-        for _ in range(300):
-            writer.write(framed(chunk({"content": word})))
-            await writer.drain()
-        writer.write(framed(chunk({}, "stop")) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-
-    house.node.answer = answer
+    house.node.answer = say_often(word, 300)
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     async with house.client.stream("POST", "/v1/chat/completions", json=body) as response:
         await asyncio.sleep(0.1)  # by now nobody can take more
@@ -92,7 +84,7 @@ def test_it_works_on_uvloop(pair, files):
 
 
 async def test_a_refusal_within_a_body_is_read_whole(house, pair, monkeypatch):
-    monkeypatch.setattr("cortex_site.http.protocol.LINGER_S", 0.2)
+    monkeypatch.setattr("cortex_site.http.endings.LINGER_S", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", house.port, ssl=pair.trusted())
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n")
     writer.write(b" " * 100_000)
@@ -106,7 +98,7 @@ async def test_what_is_spoken(house, pair):
     context.set_alpn_protocols(["h2", "http/1.1"])
     _, writer = await asyncio.open_connection("127.0.0.1", house.port, ssl=context)
     spoken = writer.get_extra_info("ssl_object")
-    assert (spoken.version(), spoken.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
+    assert (spoken.version(), spoken.selected_alpn_protocol()) == ("TLSv1.3", "h2")
     writer.close()
 
 

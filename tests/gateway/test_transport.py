@@ -192,8 +192,15 @@ async def test_probes_say_what_they_know():
         assert "retry-after" in answer.headers
 
 
+@pytest.fixture
+async def house_without_http2():
+    async with make_house(http2=False) as built:
+        yield built
+
+
 @pytest.mark.parametrize("together", [True, False])
-async def test_an_upgrade_is_ignored_and_its_body_read(house, together):
+async def test_an_upgrade_is_ignored_and_its_body_read(house_without_http2, together):
+    house = house_without_http2
     body = json.dumps(CHAT).encode()
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings\r\n"

@@ -7,7 +7,7 @@ import json
 import pytest
 from prometheus_client import REGISTRY
 
-from fleet.gateway.nodes.adapter import MAX_NOTE_CHARS
+from cortex_site.base.excerpt import MAX_NOTE_CHARS
 from fleet.gateway.record import metrics
 from tests.stubs.fake_node import head
 
@@ -49,6 +49,39 @@ async def test_unknown_fields_are_named_to_the_client(house, path, stream):
     assert (answer.status_code, answer.headers["x-cortex-ignored"]) == (200, "moonphase, top_n, a??x: ?")
     answer = await house.client.post(path, json=asked | {"x" * 10_000: 1})
     assert answer.headers["x-cortex-ignored"] == "x" * MAX_NOTE_CHARS
+
+
+TURN = {"role": "user", "mood": 2}
+COLOURED = {"text": "a", "colour": 1}
+NESTED = {
+    "/v1/messages": (
+        {"messages": [TURN | {"content": [COLOURED | {"type": "text"}]}]},
+        "user.mood, text.colour",
+    ),
+    "/v1/responses": (
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "a", "colour": 1}], "mood": 2}
+            ]
+        },
+        "input.mood, input_text.colour",
+    ),
+    "/api/chat": (
+        {"messages": [USER | {"mood": 2}], "options": {"colour": 1}},
+        "messages.mood, options.colour",
+    ),
+}
+
+
+@pytest.mark.parametrize("path", NESTED)
+async def test_unknown_fields_within_are_named_as_well(house, path):
+    fields, named = NESTED[path]
+    asked = {"model": "m", "stream": False} | UNKNOWN[path] | fields
+    answer = await house.client.post(path, json=asked)
+    assert (answer.status_code, set(answer.headers["x-cortex-ignored"].split(", "))) == (
+        200,
+        set(named.split(", ")),
+    )
 
 
 async def test_what_a_neuron_ignores_is_named_as_well(house):

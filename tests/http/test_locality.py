@@ -34,6 +34,10 @@ def test_a_program_on_this_machine_is_local(peer, host):
     assert objection(peer, host=host) is None
 
 
+def test_a_host_that_is_no_name_in_dns_is_not_local():
+    assert "names neither loopback" in objection(host="a" * 250 + ".localhost")
+
+
 def test_an_old_client_without_a_host_is_local():
     assert objection() is None
 

@@ -8,7 +8,8 @@ import stat
 import pytest
 
 from cortex_site.base.settings_file import ConfigError
-from cortex_site.processes.launch import prepare_home
+from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.processes.launch import plan_up, prepare_home
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +42,15 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
         prepare_home(place)
     assert str(place) in str(caught.value.lines)
     assert "--home" in str(caught.value.lines)
+
+
+def test_a_node_of_ones_own_is_not_replaced_in_silence(tmp_path):
+    config = CortexConfig.model_validate(
+        {
+            "state_dir": tmp_path / "home",
+            "gateway": dict.fromkeys(("listen", "metrics_listen", "admin_listen"), "127.0.0.1:0"),
+            "neurons": [{"name": "local", "endpoint": "http://10.0.0.1:13131"}],
+        }
+    )
+    with pytest.raises(ConfigError, match="give yours another name"):
+        plan_up(config, None, "127.0.0.1:0")

@@ -47,6 +47,8 @@ class FakeHarness:
         del self._models[model_id]
         self._changed(True)
 
+    async def read_ahead(self, spec: ModelSpec) -> None: ...
+
     async def reset_cache(self, model_id: str) -> None:
         self.reset.append(model_id)
 
@@ -58,3 +60,9 @@ class FakeHarness:
 
     def local_model(self, model_id: str) -> None:
         return None
+
+    def relayed_model(self, model_id: str) -> None:
+        return None
+
+    def log(self, model_id: str) -> tuple[str, ...]:
+        return (f"{model_id} is served",)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -60,18 +60,30 @@ class _Server(uvicorn.Server):
 class FakeNeuron:
     """`with FakeNeuron("a", devices=[8000]) as node:` listens on a free port of the loopback interface."""
 
-    def __init__(self, name: str = "fake", *, devices: list[int] | None = None, token: str = "") -> None:
+    def __init__(
+        self,
+        name: str = "fake",
+        *,
+        devices: list[int] | None = None,
+        token: str = "",
+        harnesses: Sequence[str] = ("torch",),
+    ) -> None:
         self.name = name
         self.token = token
         self.devices_mb = [8000] if devices is None else devices
         self.sizes: dict[str, int] = {}  # MiB a model takes, spread over its devices; 1000 by default
         self.needs: dict[str, int] = {}  # MiB that it says a model needs at least; by default what it takes
+        self.shares: dict[str, list[int]] = {}  # MiB on each of its devices; by default as much on each
+        self.specs: dict[str, ModelSpec] = {}  # what was asked for last
         self.failures: dict[str, ApiError] = {}
         self.models: dict[str, ModelInfo] = {}
+        self.max_asleep = 0  # models that its host memory has room for
+        self.kept: dict[str, int] = {}  # the priorities with which models fell asleep
         self.busy: dict[str, int] = {}  # requests under way, by model
         self.answers: dict[str, Any] = {}  # path → what to say instead of the truth
         self.refusals: dict[str, int] = {}  # path → a status instead
         self.asked: list[tuple[str, str]] = []  # (path, model) of loads and unloads
+        self.harnesses = list(harnesses)
         self.cycles = 0
         self.leak_mb = 0  # memory that an unload does not give back
         self.protocol = 1
@@ -165,8 +177,13 @@ class FakeNeuron:
                 return self._health().model_dump()
             case "/models":
                 return [info.model_dump() for info in self.models.values()]
+            case path if path.startswith("/models/") and path.endswith("/log"):
+                return {"lines": [f"{path.split('/')[2]} has a server"]}
             case "/models/load":
                 await self._load(ModelSpec(**body))
+                return {}
+            case "/models/read-ahead":
+                self.asked.append((path, body["model_id"]))
                 return {}
             case "/models/unload":
                 await self._unload(body["model_id"], Leave(**body))
@@ -184,13 +201,16 @@ class FakeNeuron:
 
     async def _load(self, spec: ModelSpec) -> None:
         self.asked.append(("/models/load", spec.model_id))
+        self.specs[spec.model_id] = spec
         known = self.models.get(spec.model_id)
         if known and known.state == "loaded":
             return
-        self.models[spec.model_id] = self._info(spec, "loading")
+        was_asleep = known is not None and known.state == "asleep"
+        waking = {"host_mb": known.host_mb if known and was_asleep else None, "load_s": 40.0, "wake_s": 2.0}
+        self.models[spec.model_id] = self._info(spec, "loading").model_copy(update=waking)
         await self._wait("/models/load")
         error = self.failures.get(spec.model_id)
-        info = self._info(spec, "loaded")
+        info = self._info(spec, "loaded").model_copy(update=waking | {"host_mb": None})
         if error is None and any(
             used > total for used, total in zip(self._used(info), self.devices_mb, strict=True)
         ):
@@ -211,8 +231,15 @@ class FakeNeuron:
         if error := self.failures.get(f"unload {model}"):
             self._become(model, "loaded")
             raise error
-        del self.models[model]
         self.busy.pop(model, None)
+        left = self.models.pop(model)
+        if leave.keep and self.max_asleep:
+            asleep = {"state": "asleep", "memory_mb": None, "host_mb": self.sizes.get(model, 1000)}
+            self.models[model] = left.model_copy(update=asleep)
+            self.kept[model] = leave.priority
+            sleeping = [name for name, info in self.models.items() if info.state == "asleep"]
+            for name in sleeping[: -self.max_asleep]:
+                del self.models[name]
 
     async def _restart(self, leave: Leave) -> None:
         self.asked.append(("/devices/0/restart", ""))
@@ -241,13 +268,16 @@ class FakeNeuron:
         self.models[model] = self.models[model].model_copy(update={"state": state})
 
     def _info(self, spec: ModelSpec, state: Any) -> ModelInfo:
-        size = self.sizes.get(spec.model_id, 1000)
+        shares = self.shares.get(spec.model_id, [])
+        size = sum(shares) or self.sizes.get(spec.model_id, 1000)
         return ModelInfo(
             id=spec.model_id,
             source=spec.source or spec.model_id,
             state=state,
             devices=spec.devices if spec.devices is not None else [0],
+            harness=spec.harness,
             memory_mb=size if state == "loaded" else None,
+            device_memory_mb=shares if state == "loaded" else [],
             needed_mb=self.needs.get(spec.model_id, size) if state == "loaded" else None,
             format=spec.quant or "bf16",
             bits_per_weight=4.5 if spec.quant else 16.0,
@@ -261,8 +291,9 @@ class FakeNeuron:
     def _used(self, extra: ModelInfo | None = None) -> list[int]:
         used = [self.leak_mb] * len(self.devices_mb)
         for info in [*self.models.values(), *([extra] if extra else [])]:
-            for index in info.devices if info.memory_mb and info.state != "failed" else []:
-                used[index] += (info.memory_mb or 0) // len(info.devices)
+            even = [(info.memory_mb or 0) // len(info.devices)] * len(info.devices)
+            for index, mb in zip(info.devices, info.device_memory_mb or even, strict=True):
+                used[index] += mb if info.state != "failed" else 0
         return used
 
     def _discovery(self) -> Discovery:
@@ -276,7 +307,7 @@ class FakeNeuron:
                 DeviceInfo(index=index, name="Fake GPU", kind="cuda", memory_total_mb=total)
                 for index, total in enumerate(self.devices_mb)
             ],
-            harnesses=["torch"],
+            harnesses=self.harnesses,
         )
 
     def _health(self) -> Health:

@@ -78,6 +78,19 @@ async def answer_hello(request: Request, writer: asyncio.StreamWriter) -> None:
     writer.write(framed(sse(b"[DONE]")) + b"0\r\n\r\n")
 
 
+def say_often(word: str, times: int) -> Answer:
+    """A stream of so many chunks of one word, each sent when the one before is."""
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for _ in range(times):
+            writer.write(framed(chunk({"content": word})))
+            await writer.drain()
+        writer.write(framed(chunk({}, "stop")) + framed(sse(b"[DONE]")) + b"0\r\n\r\n")
+
+    return answer
+
+
 def refuse(status: int, code: str, message: str = "no", **headers) -> Answer:
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
         body = json.dumps({"error": {"message": message, "type": "t", "code": code, "param": None}}).encode()

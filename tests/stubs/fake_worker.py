@@ -9,12 +9,14 @@
     die                ends the process
     say-and-die TEXT   answers TEXT, then ends the process
     exhaust TEXT       answers TEXT, and then its grammar can go on no more
+    lose               tells that its group is over, and answers nothing
     wedge              stays and sends nothing any more
     long               is refused with context_length_exceeded
     sampling           answers the parameters of its request, as JSON
 
-A file `load.json` in a model's directory decides its load: {"fail": CODE} or {"die": true}. With a file
-`gate`, the load waits, a quarter done, until that file is gone.
+A file `load.json` in a model's directory decides its load: {"fail": CODE} or {"die": true}, with {"rank": N}
+of that rank alone, with {"device": N} of that device. With a file `gate`, the load waits, a quarter done,
+until that file is gone. There is room for one model that is asleep.
 """
 
 from __future__ import annotations
@@ -37,11 +39,20 @@ TALK_S = 0.001
 MEMORY_MB = 1000
 
 
-def _loaded(load: pipe.Load) -> pipe.Loaded:
+def _loaded(load: pipe.Load, *, was_asleep: bool) -> pipe.Loaded:
     stored = (load.quant, 4.5) if load.quant else ("f32", 32.0)
     kv_dtype = load.kv_dtype or "bfloat16"
     return pipe.Loaded(
-        load.model, 100, 60, CONTEXT, format=stored[0], bits_per_weight=stored[1], kv_dtype=kv_dtype
+        load.model,
+        100,
+        60,
+        CONTEXT,
+        format=stored[0],
+        bits_per_weight=stored[1],
+        kv_dtype=kv_dtype,
+        seconds=0.1 if was_asleep else 2.0,
+        was_asleep=was_asleep,
+        memory_parts={"weights": 50, "draft": 10} if load.draft else {},
     )
 
 
@@ -50,6 +61,7 @@ class FakeWorker:
         self._socket = sock
         self._thread = thread
         self._models: dict[str, ModelText] = {}
+        self._asleep: set[str] = set()
         self._endless: dict[int, tuple[str, int, int]] = {}  # model, prompt tokens, dots a turn
         self._loads: list[pipe.Load] = []
         self._wedged = False
@@ -110,8 +122,8 @@ class FakeWorker:
             case pipe.Load():
                 self._loads.append(message)
                 self.send(pipe.LoadProgress(message.model, 0.25))
-            case pipe.Unload(model=model):
-                self._unload(model)
+            case pipe.Unload():
+                self._unload(message)
             case pipe.Submit():
                 self._submit(message)
             case pipe.Cancel(id=number):
@@ -127,21 +139,35 @@ class FakeWorker:
     def _load(self, message: pipe.Load) -> None:
         script = Path(message.path) / "load.json"
         wish = json.loads(script.read_text()) if script.exists() else {}
+        if message.rank and message.rank.index != wish.get("rank", message.rank.index):
+            wish = {}
+        if f"-{wish.get('device', '')}" not in self._thread:
+            wish = {}
         if wish.get("die"):
             os._exit(3)
         if code := wish.get("fail"):
             self.send(pipe.LoadFailed(message.model, code, f"{script}: {code}"))
             return
-        self._models[message.model] = read_model_text(Path(message.path))
-        self.send(pipe.LoadProgress(message.model, 1.0), _loaded(message))
+        over = self._models.get(message.base) if message.base else None
+        self._models[message.model] = over or read_model_text(Path(message.path))
+        was_asleep = message.model in self._asleep
+        self._asleep.discard(message.model)
+        self.send(pipe.LoadProgress(message.model, 1.0), _loaded(message, was_asleep=was_asleep))
 
-    def _unload(self, model: str) -> None:
-        self._models.pop(model, None)
+    def _unload(self, message: pipe.Unload) -> None:
+        model = message.model
+        self._asleep.discard(model)
+        sleeps = model in self._models and message.keep
+        for name in [name for name in self._models if f"{name}:".startswith(f"{model}:")]:
+            del self._models[name]  # its adapters too
         for number, (owner, _, _) in list(self._endless.items()):
             if owner == model:
                 del self._endless[number]
                 self.send(pipe.Refused(number, 503, "model_unloaded", f"{model} was unloaded", 5))
-        self.send(pipe.Unloaded(model))
+        if sleeps:
+            self.send(*map(pipe.Dropped, self._asleep))
+            self._asleep = {model}
+        self.send(pipe.Unloaded(model, 40 if sleeps else None))
 
     def _submit(self, submit: pipe.Submit) -> None:
         text = self._models.get(submit.model)
@@ -170,12 +196,19 @@ class FakeWorker:
             case "exhaust":
                 self.send(pipe.Tokens(submit.id, text.encode(rest)))
                 self.send(pipe.Refused(submit.id, 400, "grammar_exhausted", "too many states"))
-            case "die":
-                os._exit(9)
-            case "wedge":
-                self._wedged = True
+            case "die" | "lose" | "wedge":
+                self._fail(verb, submit)
             case "sampling":
                 self._answer(submit, [text.encode(json.dumps(_seen(submit)))])
+
+    def _fail(self, how: str, submit: pipe.Submit) -> None:
+        if how == "die":
+            os._exit(9)
+        self._wedged = how == "wedge"
+        if how == "lose":
+            self._models.pop(submit.model)
+            refused = pipe.Refused(submit.id, 503, "worker_lost", "rank 1 did not answer", 5)
+            self.send(refused, pipe.GroupLost(submit.model, "rank 1 did not answer"))
 
     def _answer(self, submit: pipe.Submit, parts: list[list[int]]) -> None:
         sent, stop = 0, None

@@ -32,7 +32,8 @@ def follow(calls: Sequence[Call], words: str = "All done.", *, reasoning: str = 
             _stream(writer, message, finish)
         else:
             choice = {"index": 0, "message": {"role": "assistant"} | message, "finish_reason": finish}
-            _write(writer, {"id": f"c{turn}", "model": body["model"], "choices": [choice], "usage": USAGE})
+            whole = {"id": f"c{turn}", "object": "chat.completion", "created": 1, "model": body["model"]}
+            _write(writer, whole | {"choices": [choice], "usage": USAGE})
 
     return answer
 

@@ -103,6 +103,14 @@ TOOLS = {
         ],
         [*called("a", "f", '{"x":', "1}"), CALLS],
     ),
+    "an id of each fragment": (
+        [
+            use(call(index=0, id="a", name="f", arguments='{"x"')),
+            use(call(index=0, id="b", arguments=":1}")),
+            say("tool_calls"),
+        ],
+        [*called("a", "f", '{"x"', ":1}"), CALLS],
+    ),
     "id missing": (
         [use(call(index=0, name="f", arguments="{}")), say("tool_calls")],
         [*called("call_7_0", "f", "{}"), CALLS],

@@ -373,7 +373,7 @@ def test_a_last_result_is_answered_where_it_moves_forward():
 
 def test_unknown_fields_are_counted():
     sent = body(service_tier="auto", betas=["b"], x=1, metadata={"y": 1})
-    assert messages.to_chat(sent).unknown_fields == ("betas", "x")
+    assert messages.to_chat(sent).unknown_fields == ("betas", "x", "metadata.y")
     assert messages.to_chat(body()).unknown_fields == ()
 
 

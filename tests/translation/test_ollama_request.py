@@ -135,6 +135,14 @@ def test_a_result_by_id():
     assert messages[-1] == {"role": "tool", "tool_call_id": "b", "content": "of b"}
 
 
+def test_a_result_by_an_id_that_its_call_was_sent_without():
+    results = [{"role": "tool", "content": text, "tool_call_id": text} for text in ("a", "b", "named")]
+    messages = chat(USER, calls(use("f", id="named"), use("f"), use("g")), *results)["messages"]
+    first, second, third = messages[-3:]
+    made = [call["id"] for call in messages[1]["tool_calls"]]
+    assert [first["tool_call_id"], second["tool_call_id"], third["tool_call_id"]] == [*made[1:], "named"]
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [(PNG, "png"), ("/9j/4AAQ", "jpeg"), ("R0lGODlh", "gif"), ("UklGRiQA", "webp")],
@@ -168,7 +176,14 @@ def test_generate():
         ({"messages": [calls(use(arguments="{}"))]}, "messages[0].tool_calls[0].function.arguments"),
         ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1]"),
         ({"messages": [calls(use()), {"role": "tool", "tool_name": "g"}]}, "messages[1].tool_name"),
-        ({"messages": [calls(use()), {"role": "tool", "tool_call_id": "g"}]}, "messages[1].tool_call_id"),
+        (
+            {"messages": [calls(use(id="a")), {"role": "tool", "tool_call_id": "g"}]},
+            "messages[1].tool_call_id",
+        ),
+        (
+            {"messages": [calls(use()), {"role": "tool", "tool_call_id": "x", "tool_name": "g"}]},
+            "messages[1].tool_call_id",
+        ),
         ({"tools": [{"type": "search", "function": {"name": "f"}}]}, "tools[0].type"),
         ({"tools": [{"function": {}}]}, "tools[0].function.name"),
         ({"tools": [{"function": {"name": "a b"}}]}, "tools[0].function.name"),

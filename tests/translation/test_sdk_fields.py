@@ -15,11 +15,11 @@ from openai.types.responses import response_create_params as of_responses
 from typing_extensions import TypedDict
 
 from fleet.translation import messages, responses
-from fleet.translation.messages.wire import TOLERATED as MESSAGES_TOLERATED
+from fleet.translation.messages import wire as messages_wire
 from fleet.translation.messages.wire import MessagesBody
-from fleet.translation.responses.wire import TOLERATED as RESPONSES_TOLERATED
+from fleet.translation.responses import wire as responses_wire
 from fleet.translation.responses.wire import ResponsesBody
-from neuron.api.bodies.chat import ChatBody
+from neuron.api.bodies.chat import TOLERATED, ChatBody
 from neuron.wire import ApiError
 from tests.translation.losses import DOCUMENT
 from tests.translation.sdk_fields import Walk
@@ -52,9 +52,9 @@ def test_every_field_is_served_refused_or_listed(dialect):
 
 
 def test_what_is_listed_is_not_counted_as_unknown():
-    top = {field for field in MESSAGES.unread if "." not in field}
-    assert top - HEADERS == MESSAGES_TOLERATED
-    assert {field for field in RESPONSES.unread if "." not in field} == RESPONSES_TOLERATED - OTHERS
+    assert MESSAGES.unread - HEADERS == messages_wire.TOLERATED | messages_wire.TOLERATED_WITHIN
+    assert RESPONSES.unread == responses_wire.TOLERATED - OTHERS | responses_wire.TOLERATED_WITHIN
+    assert CHAT.unread == {f"messages.{name}" for name in TOLERATED} - {"messages.annotations"}
 
 
 @pytest.mark.parametrize(("field", "kind"), sorted(MESSAGES.refused))

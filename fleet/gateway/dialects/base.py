@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ext.prefetch import Grant
 from fleet.foreign.errors import StatedError
-from fleet.key_limits import Admission, KeyLimits
+from fleet.key_limits import KeyLimits, Standing
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -71,6 +72,9 @@ class Dialect(Protocol):
     name: str
     path: str
 
+    def decode_now(self, body: bytes, key: KeyView | None) -> Call | None:
+        """What `prepare` returns; None where something has to be waited for."""
+
     async def prepare(self, body: bytes, key: KeyView | None) -> Call:
         """The call in a body sent with `key`. Raises `ApiError` 400 with the field's name."""
 
@@ -78,8 +82,11 @@ class Dialect(Protocol):
 
     def error_body(self, error: ApiError) -> bytes: ...
 
-    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
+    def limit_headers(self, limits: KeyLimits, standing: Standing) -> dict[str, str]:
         """The headers that tell what a key has left."""
+
+    def limit_lines(self, limits: KeyLimits, grant: Grant) -> bytes:
+        """The same of a request that was admitted, as lines."""
 
 
 def in_client_words(words: Mapping[str, str], error: ApiError) -> ApiError:

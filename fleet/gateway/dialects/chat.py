@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """The dialects whose bytes pass unchanged: OpenAI's chat, completions and embeddings, rankings, a count."""
 
 from __future__ import annotations
@@ -7,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from ext.prefetch import Grant, head_lines
 from fleet.gateway.dialects.base import CHAT_PATH, AnswerRewriter, Call, EventStream
 from fleet.gateway.dialects.chat_body import answer_lengths, decode_head, scan, with_usage
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import openai
-from fleet.key_limits import Admission, KeyLimits
+from fleet.key_limits import KeyLimits, Standing
 from fleet.snapshot import KeyView
 from neuron.wire import ApiError
 
@@ -22,36 +24,46 @@ class ChatDialect:
     name = "openai-chat"
     path = CHAT_PATH
 
+    def decode_now(self, body: bytes, key: KeyView | None) -> Call | None:
+        return self.decode(body)
+
     async def prepare(self, body: bytes, key: KeyView | None) -> Call:
         return self.decode(body)
 
     def decode(self, body: bytes) -> Call:
-        seen = scan(body)
-        head = decode_head(body) if seen is None else seen
-        hide_usage = bool(head.stream) and not head.include_usage
-        if hide_usage:
-            body = with_usage(body) if seen is None else seen.with_usage()
-        return Call(
-            head.model,
-            bool(head.stream),
-            body,
-            hide_usage=hide_usage,
-            node_path=self.path,
-            needs=self.needs(body),
-            asked=None if seen is None else answer_lengths(seen),
-        )
+        return decode_chat(body, self.path, self.needs)
 
     def needs(self, body: bytes) -> str:
         return needed_capability(body)
 
-    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
-        return openai(limits, admission)
+    def limit_headers(self, limits: KeyLimits, standing: Standing) -> dict[str, str]:
+        return openai(limits, standing)
+
+    def limit_lines(self, limits: KeyLimits, grant: Grant) -> bytes:
+        return head_lines(grant, limits)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         return Verbatim()
 
     def error_body(self, error: ApiError) -> bytes:
         return msgspec.json.encode(error.envelope())
+
+
+def decode_chat(body: bytes, path: str, needs: Callable[[bytes], str]) -> Call:
+    """Return the call of a body that is passed on to a node's `path`. Raises `ApiError` as `decode_head`."""
+    seen = scan(body)
+    if seen is None:
+        head = decode_head(body)
+        hide_usage = bool(head.stream) and not head.include_usage
+        body = with_usage(body) if hide_usage else body
+        return Call(
+            head.model, bool(head.stream), body, hide_usage=hide_usage, node_path=path, needs=needs(body)
+        )
+    hide_usage = seen.stream and not seen.include_usage
+    if hide_usage:
+        body = seen.with_usage()
+    lengths = answer_lengths(seen)
+    return Call(seen.model, seen.stream, body, hide_usage, path, needs(body), asked=lengths)
 
 
 class Verbatim(EventStream):

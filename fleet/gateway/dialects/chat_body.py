@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Reading and splicing a chat body: the gateway looks at a few fields, the node validates the rest."""
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from cortex_site.http.response import lines_of
+from ext.prefetch import Grant
 from fleet import translation
 from fleet.gateway.dialects.base import AnswerRewriter, Call, EventStream, in_client_words
 from fleet.gateway.dialects.chat import ChatDialect, CountRewriter
 from fleet.gateway.dialects.images import needed_capability
 from fleet.gateway.limits.headers import anthropic
 from fleet.gateway.record import metrics
-from fleet.key_limits import Admission, KeyLimits
+from fleet.key_limits import KeyLimits, Standing
 from fleet.translation.events import Event
 from fleet.translation.messages import without_answer
 from neuron.wire import ApiError
@@ -49,8 +51,11 @@ class MessagesDialect(ChatDialect):
         metrics.ATTRIBUTIONS.inc(call.attributed)
         return call
 
-    def limit_headers(self, limits: KeyLimits, admission: Admission) -> dict[str, str]:
-        return anthropic(limits, admission)
+    def limit_headers(self, limits: KeyLimits, standing: Standing) -> dict[str, str]:
+        return anthropic(limits, standing)
+
+    def limit_lines(self, limits: KeyLimits, grant: Grant) -> bytes:
+        return lines_of(anthropic(limits, grant))
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         return _MessagesRewriter(call.model, request_id, is_silent=call.origin == 0)

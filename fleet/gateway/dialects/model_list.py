@@ -16,7 +16,7 @@ CREATED = 1_767_225_600  # clients expect an integer; models have no creation da
 DEFAULT_PAGE = 20
 MAX_PAGE = 1000
 
-_RANK = {"loaded": 0, "loading": 1, "unloading": 2, "failed": 3}
+_RANK = {"loaded": 0, "loading": 1, "asleep": 2, "unloading": 3, "failed": 4}
 
 
 def list_models(snapshot: FleetSnapshot) -> list[dict[str, Any]]:

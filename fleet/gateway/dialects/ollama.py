@@ -65,6 +65,9 @@ class OllamaDialect(ChatDialect):
         self._fleet = fleet
 
     async def prepare(self, body: bytes, key: KeyView | None) -> Call:
+        return self.decode_now(body, key)
+
+    def decode_now(self, body: bytes, key: KeyView | None) -> Call:
         """The call; its `origin` is the name that the client used."""
         call = self.decode(body)
         model = known_name(self._fleet.snapshot, call.model)

@@ -63,6 +63,12 @@ class ResponsesDialect(ChatDialect):
         metrics.count_unknown(self.name, call.unknown_fields)
         return call
 
+    def decode_now(self, body: bytes, key: KeyView | None) -> Call | None:
+        if kept.asked_of(body) is not None:
+            return None
+        call = self.decode(body)
+        return msgspec.structs.replace(call, origin=(call.origin, owner_of(key)))
+
     async def prepare(self, body: bytes, key: KeyView | None) -> Call:
         owner, asked = owner_of(key), kept.asked_of(body)
         if asked is None:

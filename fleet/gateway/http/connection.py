@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """One HTTP/1.1 connection to a node: the socket, and how long it may be silent.
 
 An `AnswerReader` reads what arrives. Every failure is raised as an `UpstreamError`.
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -17,14 +19,17 @@ from ext.stream import Inlet
 from fleet.gateway.http.body import BodyBuffer
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.errors import UnansweredError, UpstreamError
-from fleet.gateway.http.waiter import Waiter
+from fleet.gateway.http.waiter import Listener, Waiter
 
 HIGH_WATER_BYTES = 1 << 18  # body bytes held for a slow taker before the socket is paused
 LARGE_BYTES = 1 << 16  # a request's body of this size is not copied to be sent together with its head
 
 
-class Connection(asyncio.Protocol):
-    """One connection, for one exchange at a time: `send`, then `has_body` and `body.take`, or `pour`."""
+class Connection:
+    """One connection, for one exchange at a time: `send`, `head`, then `has_body` and `body.take`, or `pour`.
+
+    Who does not wait in a task is told to look at it: `listen`.
+    """
 
     def __init__(self, bounds: PoolBounds) -> None:
         self._bounds = bounds
@@ -36,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], bool] | None = None  # gets body bytes as they come
         self._inlet: Inlet | None = None  # stands in for this protocol
         self.idle_since = self._loop.time()
+        self._head_until = 0.0  # of the answer
 
     # --- asyncio.Protocol ---
 
@@ -63,6 +69,14 @@ class Connection(asyncio.Protocol):
             self.body.pause()
         self._waiter.notify()
 
+    def eof_received(self) -> None:
+        """The node sends no more: the transport closes."""
+
+    def pause_writing(self) -> None:
+        """What is held of a request is the request, which is there anyway."""
+
+    def resume_writing(self) -> None: ...
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._waiter.close()
@@ -77,8 +91,8 @@ class Connection(asyncio.Protocol):
 
     # --- one exchange ---
 
-    async def send(self, request: bytes, body: bytes) -> None:
-        """Write a request and wait for the head of its answer. Raises `UpstreamError`."""
+    def send(self, request: bytes, body: bytes) -> None:
+        """Write a request. Raises `UnansweredError`."""
         if self._transport is None or self._transport.is_closing():
             raise UnansweredError("the node closed the kept connection")
         self.answer = AnswerReader()
@@ -88,9 +102,19 @@ class Connection(asyncio.Protocol):
             self._transport.write(request)
             self._transport.write(body)
         # One deadline for the whole head: a head that trickles is as bad as none.
-        deadline = self._loop.time() + self._bounds.first_byte_s
+        self._head_until = self._loop.time() + self._bounds.first_byte_s
+
+    async def head(self) -> None:
+        """Wait for the head of the answer. Raises `UpstreamError`."""
         while not self.answer.status:
-            await self._waiter.wait(deadline)
+            await self._waiter.wait(self._head_until)
+
+    def listen(self, listener: Listener | None) -> None:
+        """Tell `listener` of what comes of the answer, or of its failure; nobody any more for None."""
+        self._waiter.listen(listener, self._head_until)
+
+    def failed(self) -> bool:
+        return self._waiter.error is not None
 
     async def has_body(self) -> bool:
         """Wait for more of the body. Return False at its end. Raises `UpstreamError`."""
@@ -146,7 +170,7 @@ class Connection(asyncio.Protocol):
         if self._inlet is not None:
             self._inlet = None
             if self._transport is not None:
-                self._transport.set_protocol(self)
+                self._transport.set_protocol(self)  # type: ignore[arg-type]  # see above
 
     def on_full(self) -> None:
         self.body.pause()
@@ -184,8 +208,7 @@ class Connection(asyncio.Protocol):
 
     # --- the pool's view ---
 
-    @property
-    def is_open(self) -> bool:
+    def may_send(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
     def is_lost_to(self, error: BaseException) -> bool:
@@ -193,12 +216,31 @@ class Connection(asyncio.Protocol):
         is_noise = isinstance(error, UpstreamError) and error.kind == "protocol" and not self.answer.status
         return is_noise or isinstance(error, UnansweredError)
 
-    @property
-    def is_reusable(self) -> bool:
-        return self.is_open and self.answer.state is END and self.answer.keep_alive and not self.body.size
+    def may_be_kept(self) -> bool:
+        """Whether it can carry another exchange."""
+        return self.may_send() and self.answer.state is END and self.answer.keep_alive and not self.body.size
 
     def rest(self) -> None:
         """Make ready for the next exchange."""
         if self.body.is_paused:
             self.body.resume()
         self.idle_since = self._loop.time()
+
+
+async def connect(host: str, port: int, tls: ssl.SSLContext | None, bounds: PoolBounds) -> Connection:
+    """A new connection. Raises `UpstreamError`."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(bounds.connect_s):
+            _, connection = await loop.create_connection(
+                lambda: cast("_Protocol", Connection(bounds)), host, port, ssl=tls
+            )
+    except TimeoutError as error:
+        raise UpstreamError("connect", f"no connection within {bounds.connect_s:g} s") from error
+    except OSError as error:
+        raise UpstreamError("connect", f"no connection: {error.strerror or error}") from error
+    return connection
+
+
+class _Protocol(Connection, asyncio.Protocol):
+    """What a compiled class that is no `asyncio.Protocol` is to the type checker."""

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Keep-alive connections to one node.
 
 `Pool.request` sends one request and returns once the head of its answer is there. Servers close idle
@@ -10,16 +11,43 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cortex_site.base.certificate import trusting
 from fleet.gateway.http.bounds import PoolBounds
-from fleet.gateway.http.connection import Connection
+from fleet.gateway.http.connection import Connection, connect
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.response import UpstreamResponse
+
+
+class Begun:
+    """A request that was sent, whose answer no task waits for yet. It is ended by `close` or `answer`."""
+
+    __slots__ = ("_is_over", "_pool", "body", "connection", "head")
+
+    def __init__(self, pool: Pool, connection: Connection, head: bytes, body: bytes) -> None:
+        self._pool = pool
+        self.connection = connection
+        self.head = head
+        self.body = body
+        self._is_over = False
+
+    def close(self) -> None:
+        """Return the connection to the pool, or cut it if the answer was not read to its end."""
+        if not self._is_over:
+            self._is_over = True
+            self.connection.listen(None)
+            self._pool.release(self.connection)
+
+    async def answer(self) -> UpstreamResponse:
+        """Wait for the head of the answer. Raises `UpstreamError`."""
+        self._is_over = True
+        self.connection.listen(None)
+        return await self._pool.answer_to(self)
 
 
 class Pool:
@@ -59,16 +87,35 @@ class Pool:
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> UpstreamResponse:
         """Send one request and return the head of its answer. Raises `UpstreamError`."""
-        given = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
-        size = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
-        head = f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}{given}{size}\r\n".encode("latin-1")
+        head = self._head(method, path, headers, body)
         queued_s = 0.0
         if self._places:
             self._places -= 1
         else:
             queued_s = await self._queue()
+        return await self._answer(head, body, queued_s)
+
+    def begin(self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes) -> Begun | None:
+        """Send one request on a kept connection; None where that would have to be waited for."""
+        if not self._places or (connection := self.pop_idle()) is None:
+            return None
+        head = self._head(method, path, headers, body)
+        self._places -= 1
+        self._busy.add(connection)
+        connection.send(head, body)
+        return Begun(self, connection, head, body)
+
+    def _head(self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes) -> bytes:
+        given = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
+        size = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
+        return f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}{given}{size}\r\n".encode("latin-1")
+
+    async def _answer(
+        self, head: bytes, body: bytes, queued_s: float, sent: Connection | None = None
+    ) -> UpstreamResponse:
+        """The head of the answer to a request that has a place."""
         try:
-            return UpstreamResponse(await self._send(head, body), self.release, queued_s)
+            return UpstreamResponse(await self._send(head, body, sent), self.release, queued_s)
         except BaseException:
             self._free()
             raise
@@ -101,28 +148,31 @@ class Pool:
                 return
         self._places += 1
 
-    async def _send(self, head: bytes, body: bytes) -> Connection:
-        """Send on a kept connection or a new one. Return it once it has the head of the answer."""
-        kept = self._pop_idle()
+    async def _send(self, head: bytes, body: bytes, sent: Connection | None) -> Connection:
+        """Send on a kept connection or a new one, unless it is `sent`; wait for the head of its answer."""
+        kept = sent or self.pop_idle()
         while True:
             connection = kept or await self._connect()
             self._busy.add(connection)
             try:
-                await connection.send(head, body)
+                if connection is not sent:
+                    connection.send(head, body)
+                await connection.head()
             except BaseException as error:
                 connection.abort()
                 self._busy.discard(connection)
                 if not (connection is kept and connection.is_lost_to(error) and self._bounds.resend):
                     raise
-                kept = None
+                kept = sent = None
             else:
                 return connection
 
-    def _pop_idle(self) -> Connection | None:
+    def pop_idle(self) -> Connection | None:
+        """Take a kept connection that is still good, if there is one."""
         horizon = asyncio.get_running_loop().time() - self._bounds.keep_alive_s
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open and connection.idle_since > horizon:
+            if connection.may_send() and connection.idle_since > horizon:
                 return connection
             connection.abort()
         return None
@@ -130,22 +180,16 @@ class Pool:
     async def _connect(self) -> Connection:
         if self._closed:
             raise UpstreamError("connect", "the node was removed from the fleet")
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._bounds.connect_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._bounds), self._host, self._port, ssl=self._tls
-                )
-        except TimeoutError as error:
-            raise UpstreamError("connect", f"no connection within {self._bounds.connect_s:g} s") from error
-        except OSError as error:
-            raise UpstreamError("connect", f"no connection: {error.strerror or error}") from error
-        return connection
+        return await connect(self._host, self._port, self._tls, self._bounds)
+
+    def answer_to(self, begun: Begun) -> Coroutine[Any, Any, UpstreamResponse]:
+        """Wait for the head of the answer to a request that was begun. Raises `UpstreamError`."""
+        return self._answer(begun.head, begun.body, 0.0, begun.connection)
 
     def release(self, connection: Connection) -> None:
         self._busy.discard(connection)
         self._free()
-        if self._closed or not connection.is_reusable:
+        if self._closed or not connection.may_be_kept():
             connection.abort()
             return
         connection.rest()

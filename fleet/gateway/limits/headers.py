@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from fleet.key_limits import MINUTE_S, Admission, Bound, KeyLimits
+from ext.prefetch import duration, remaining
+from fleet.key_limits import Admission, Bound, KeyLimits, Standing
 from neuron.wire import ApiError
 
-Headers = Callable[[KeyLimits, Admission], dict[str, str]]
+Headers = Callable[[KeyLimits, Standing], dict[str, str]]
 
 
 class LimitExceededError(ApiError):
@@ -34,53 +35,36 @@ class LimitExceededError(ApiError):
         return self._headers | super().headers
 
 
-def openai(limits: KeyLimits, admission: Admission) -> dict[str, str]:
+def openai(limits: KeyLimits, admission: Standing) -> dict[str, str]:
     """OpenAI's `x-ratelimit-*`, with durations as `1m30s`."""
     found: dict[str, str] = {}
     if (limit := limits.requests_per_minute) is not None:
         found["x-ratelimit-limit-requests"] = str(limit)
-        found["x-ratelimit-remaining-requests"] = _remaining(limit, admission.requests_reset_s)
+        found["x-ratelimit-remaining-requests"] = str(remaining(limit, admission.requests_reset_s))
         found["x-ratelimit-reset-requests"] = duration(admission.requests_reset_s)
     if (limit := limits.tokens_per_minute) is not None:
         found["x-ratelimit-limit-tokens"] = str(limit)
-        found["x-ratelimit-remaining-tokens"] = _remaining(limit, admission.tokens_reset_s)
+        found["x-ratelimit-remaining-tokens"] = str(remaining(limit, admission.tokens_reset_s))
         found["x-ratelimit-reset-tokens"] = duration(admission.tokens_reset_s)
     return found
 
 
-def anthropic(limits: KeyLimits, admission: Admission) -> dict[str, str]:
+def anthropic(limits: KeyLimits, admission: Standing) -> dict[str, str]:
     """Anthropic's `anthropic-ratelimit-*`, with resets as RFC 3339 times."""
     found: dict[str, str] = {}
     if (limit := limits.requests_per_minute) is not None:
         found["anthropic-ratelimit-requests-limit"] = str(limit)
-        found["anthropic-ratelimit-requests-remaining"] = _remaining(limit, admission.requests_reset_s)
+        found["anthropic-ratelimit-requests-remaining"] = str(remaining(limit, admission.requests_reset_s))
         found["anthropic-ratelimit-requests-reset"] = _moment(admission.at + admission.requests_reset_s)
     if (limit := limits.tokens_per_minute) is not None:
         found["anthropic-ratelimit-tokens-limit"] = str(limit)
-        found["anthropic-ratelimit-tokens-remaining"] = _remaining(limit, admission.tokens_reset_s)
+        found["anthropic-ratelimit-tokens-remaining"] = str(remaining(limit, admission.tokens_reset_s))
         found["anthropic-ratelimit-tokens-reset"] = _moment(admission.at + admission.tokens_reset_s)
     return found
 
 
-def _remaining(limit: int, reset_s: float) -> str:
-    """What is left of a minute's `limit` whose bucket is empty in `reset_s`."""
-    left = int((MINUTE_S - reset_s) * limit / MINUTE_S + 1e-3)
-    return str(left) if left > 0 else "0"
-
-
 def _moment(at: float) -> str:
     return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def duration(seconds: float) -> str:
-    """A duration as OpenAI writes it: `17ms`, `8.64s`, `6m0s`, `1h0m0s`."""
-    if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    if seconds < MINUTE_S:
-        return f"{seconds:.4g}s" if seconds >= 10 else f"{seconds:.3g}s"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
 def refusal(

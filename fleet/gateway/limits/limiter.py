@@ -1,8 +1,9 @@
 """A worker's side of the API keys' limits: reserve before dispatch, settle after, with Redis or without.
 
 Accounts live in Redis, where all workers of all gateways meet. Each step there is one script and one round
-trip, for all requests of a key that came in one turn of the event loop. A key with many requests asks once
-for many of them (`prefetch`). While Redis is away accounts live in this process's memory: limits then hold
+trip, for all requests of a key that came in one turn of the event loop. What a key's requests need is asked
+for ahead of them (`ext.prefetch`), again and again while they come: only the first one in a while waits for
+Redis. While Redis is away accounts live in this process's memory: limits then hold
 per worker, `local` says so, and what was used is charged to the shared budgets when Redis is back. Keys
 without limits never come here.
 """
@@ -18,20 +19,18 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import msgspec
-
+from ext.prefetch import LONG_HOLD_S, Grant, Prefetch
 from fleet import key_limits as arithmetic
 from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.limits import headers as limit_headers
 from fleet.gateway.limits import scripts
 from fleet.gateway.limits.headers import Headers
-from fleet.gateway.limits.prefetch import HOLD_S, Prefetch
+from fleet.gateway.limits.returns import Release, Return, Settlement
 from fleet.gateway.record import metrics
-from fleet.key_limits import Account, Admission, Grant, Remainder, redis_keys
+from fleet.key_limits import Account, Admission, Remainder, redis_keys
 from fleet.snapshot import KeyView
 
 log = logging.getLogger("cortex.limits")
@@ -41,38 +40,6 @@ PROBE_S = 1.0  # how often Redis is looked for while it is away
 MAX_BACKLOG = 10_000  # settlements and releases that wait for Redis
 
 
-class Reservation(msgspec.Struct, frozen=True):
-    """An admitted request. Settle it exactly once."""
-
-    key: KeyView
-    grant: Grant
-    local: bool  # made in this process's memory
-    headers: dict[str, str]  # how the account stands, for the client
-
-
-@dataclass(slots=True)
-class _Settlement:
-    """A request that ended, on its way to Redis."""
-
-    reservation: Reservation
-    used: int
-    again: bool = False  # it was sent before, and may have arrived
-
-    @property
-    def key(self) -> KeyView:
-        return self.reservation.key
-
-
-@dataclass(slots=True)
-class _Release:
-    """What is left of a prefetch, on its way back."""
-
-    key: KeyView
-    remainder: Remainder
-    again: bool = False
-
-
-_Return = _Settlement | _Release
 _Answer = asyncio.Future[Admission | None]
 _Asked = tuple[Grant, _Answer]
 
@@ -90,53 +57,66 @@ class Limiter:
         self._tried = asyncio.Event()  # the first attempt to connect is over
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
-        self._hold_s = min(HOLD_S, lease_s / 3)
         self._prefetches: defaultdict[str, Prefetch]  # by digest
-        self._prefetches = defaultdict(partial(Prefetch, self._hold_s))
+        self._prefetches = defaultdict(partial(Prefetch, min(LONG_HOLD_S, lease_s / 3)))
         self._timers: dict[str, asyncio.TimerHandle] = {}  # that end what is held, by digest
         self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
         self._unsent: dict[str, tuple[KeyView, list[_Asked]]] = {}  # by digest
-        self._backlog: deque[_Return] = deque()
+        self._backlog: deque[Return] = deque()
         self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
 
-    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Reservation:
+    def prefetch(self, key: KeyView) -> Prefetch:
+        """What this worker has prefetched of a key's limits, now and from now on."""
+        return self._prefetches[key.digest]
+
+    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Grant:
         """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it."""
-        limits = key.limits
         now = time.time()
+        prefetch = self._prefetches[key.digest]
+        if (held := prefetch.admit(key, tokens, now)) is not None:
+            return held
+        limits = key.limits
         if limits.never_fits(tokens):
             raise limit_headers.too_large(limits, tokens)
-        start = end = 0
-        if limits.budget_tokens is not None:
-            start, end = arithmetic.period(limits.budget_period, now)
-        grant = Grant(scripts.member(self._next_id(), 1, tokens, start), tokens, start)
-        prefetch = self._prefetches[key.digest]
-        local = False
+        start, end = self._period(key, now)
+        grant = Grant(self._member(tokens, start), tokens, start)
         prefetch.note(tokens, now)
-        if (admission := prefetch.take(key, grant, now)) is None:
-            admission = await self._ask(key, grant, now)
-            if admission is None:
-                account = self._accounts[key.digest]
-                local = True
-                lease_s = math.inf  # the account ends with this process
-                admission = arithmetic.reserve(account, limits, grant, now, lease_s)
-            if admission.refused_by:
-                raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
-            self._open[grant.id] = key.digest
-        grant.at, grant.end = admission.at, admission.end
-        prefetch.open += 1
-        return Reservation(key, grant, local, headers(limits, admission))
+        admission = await self._ask(key, grant, now)
+        if admission is None:
+            grant.local = True
+            lease_s = math.inf  # the account ends with this process
+            admission = arithmetic.reserve(self._accounts[key.digest], limits, grant, now, lease_s)
+            if not admission.refused_by:
+                self._let_run(key, grant, admission)
+        if admission.refused_by:
+            raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
+        return grant
 
-    def settle(self, reservation: Reservation, used: int) -> None:
+    def settle(self, grant: Grant, used: int) -> None:
         """Charge the tokens that the request used, 0 when none. Never waits."""
-        if self._prefetches[reservation.key.digest].end(reservation.grant, used):
+        if grant.end_with(used):
             return
-        del self._open[reservation.grant.id]
-        if reservation.local:
-            account = self._accounts[reservation.key.digest]
-            arithmetic.settle(account, reservation.key.limits, reservation.grant, used, time.time())
-        self._keep_for_later(_Settlement(reservation, used))
+        key: KeyView = grant.key
+        del self._open[grant.id]
+        if grant.local:
+            arithmetic.settle(self._accounts[key.digest], key.limits, grant, used, time.time())
+        self._keep_for_later(Settlement(key, grant, used))
+
+    def _let_run(self, key: KeyView, grant: Grant, admission: Admission) -> None:
+        """Count an admitted request, which has a lease of its own so far."""
+        _note_account(grant, admission)
+        self._prefetches[key.digest].let_run(grant, key)
+        self._open[grant.id] = key.digest
+
+    def _period(self, key: KeyView, now: float) -> tuple[int, int]:
+        """The start and end of a key's budget period; 0 for a key without a budget."""
+        limits = key.limits
+        return (0, 0) if limits.budget_tokens is None else arithmetic.period(limits.budget_period, now)
+
+    def _member(self, tokens: int, window: int) -> str:
+        return scripts.member(self._next_id(), 1, tokens, window)
 
     def _next_id(self) -> str:
         return f"{self._worker}-{next(self._ids):x}"
@@ -145,7 +125,7 @@ class Limiter:
 
     async def _ask(self, key: KeyView, grant: Grant, now: float) -> Admission | None:
         """Redis's answer; None when it is away. Before a refusal stands, what is held here is given back."""
-        if self._prefetches[key.digest].is_spent(key, grant, now):
+        if self._prefetches[key.digest].is_spent(key, grant.tokens, now):
             self._give_back(key.digest)
         admission = await self._shared(key, grant)
         if admission is not None and admission.refused_by and self._give_back(key.digest):
@@ -156,17 +136,25 @@ class Limiter:
         if (self._link or await self._connected()) is None:
             return None
         answer: _Answer = asyncio.get_running_loop().create_future()
+        self._asking(key).append((grant, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled():
+                if (admission := answer.result()) is not None and not admission.refused_by:
+                    self.settle(grant, 0)
+            else:
+                # Sent or not, this follows it: the lease goes, the rate drains by itself.
+                self._keep_for_later(Settlement(key, grant, 0))
+            raise
+
+    def _asking(self, key: KeyView) -> list[_Asked]:
+        """Who asks for this key in the event loop's next turn."""
         unsent = self._unsent.get(key.digest)
         if unsent is None:
             unsent = self._unsent[key.digest] = (key, [])
             self._send_soon()
-        unsent[1].append((grant, answer))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            # Sent or not, answered or not, this follows it: the lease goes, the rate drains by itself.
-            self._keep_for_later(_Settlement(Reservation(key, grant, local=False, headers={}), 0))
-            raise
+        return unsent[1]
 
     def _send_soon(self) -> None:
         if not self._sending:
@@ -184,9 +172,13 @@ class Limiter:
             self._link.flush()
 
     def _send_reservations(self, key: KeyView, asked: Sequence[_Asked]) -> None:
+        """Ask for those who wait, and for those to come."""
         prefetch = self._prefetches[key.digest]
-        wanted = prefetch.wanted(self._next_id(), asked[0][0].window, len(asked))
-        distribute = partial(self._distribute, key, wanted, [answer for _, answer in asked])
+        window = asked[0][0].window if asked else self._period(key, time.time())[0]
+        wanted = prefetch.wanted(self._next_id(), window, len(asked))
+        if wanted is None and not asked:
+            return
+        distribute = partial(self._distribute, key, wanted, asked)
         members = [grant.id for grant, _ in asked]
         arguments = scripts.to_reserve(key.limits, wanted, self._lease_s, members)
         try:
@@ -199,19 +191,29 @@ class Limiter:
         self,
         key: KeyView,
         wanted: Grant | None,
-        waiting: Sequence[_Answer],
+        asked: Sequence[_Asked],
         reply: list[bytes] | LinkError,
     ) -> None:
         """Give Redis's reply to all who asked at once; None to those whom it does not answer."""
         answers = deque(() if isinstance(reply, LinkError) else reply)
-        for answer in waiting:
+        admitted: list[tuple[Grant, Admission]] = []
+        for grant, answer in asked:
             admission = scripts.admission(answers.popleft()) if answers else None
-            if not answer.done():
-                answer.set_result(admission)
+            if answer.done():
+                continue  # its client left
+            answer.set_result(admission)
+            if admission is not None and not admission.refused_by:
+                admitted.append((grant, admission))
         if wanted is not None:
             self._prefetches[key.digest].asked = False
             if answers:
-                self._hold(key, wanted, scripts.prefetched(answers[0], wanted))
+                together = [grant for grant, _ in admitted if grant.window == wanted.window]
+                self._hold(key, wanted, scripts.prefetched(answers[0], wanted), together)
+        for grant, admission in admitted:
+            if grant.id:
+                self._let_run(key, grant, admission)
+            else:
+                _note_account(grant, admission)
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -231,10 +233,20 @@ class Limiter:
 
     # --- prefetches ---
 
-    def _hold(self, key: KeyView, wanted: Grant, given: Grant) -> None:
-        self._prefetches[key.digest].hold(key, wanted, given, time.time())
+    def _hold(self, key: KeyView, wanted: Grant, given: Grant, together: list[Grant]) -> None:
+        prefetch, now = self._prefetches[key.digest], time.time()
+        hold_s = prefetch.hold_s
+        _, end = self._period(key, now)
+        prefetch.hold(key, wanted, given, now, min(now + hold_s, end or math.inf), together)
         loop = asyncio.get_running_loop()
-        self._timers[key.digest] = loop.call_later(self._hold_s, self._give_back, key.digest)
+        self._timers[key.digest] = loop.call_later(hold_s, self._time_is_over, key)
+
+    def _time_is_over(self, key: KeyView) -> None:
+        """Give back what is held, and ask for more where it was needed."""
+        again = self._prefetches[key.digest].wanted_again
+        self._give_back(key.digest)
+        if again:
+            self._asking(key)
 
     def _give_back(self, digest: str) -> bool:
         """Give back what is held of a key's limits. Returns whether anything was."""
@@ -242,9 +254,11 @@ class Limiter:
         if returned is None:
             return False
         self._timers.pop(digest).cancel()
-        key, remainder = returned
-        self._open |= dict.fromkeys((grant.id for grant in remainder.running), digest)
-        self._keep_for_later(_Release(key, remainder))
+        key, grant, requests, tokens, running = returned
+        for one in running:
+            one.id = self._member(one.tokens, one.window)
+            self._open[one.id] = digest
+        self._keep_for_later(Release(key, Remainder(grant, requests, tokens, running)))
         return True
 
     def _give_all_back(self) -> None:
@@ -253,7 +267,7 @@ class Limiter:
 
     # --- settlements and releases ---
 
-    def _keep_for_later(self, item: _Return) -> None:
+    def _keep_for_later(self, item: Return) -> None:
         if len(self._backlog) >= MAX_BACKLOG:
             self._backlog.popleft()
             metrics.SETTLEMENTS_LOST.inc()
@@ -266,9 +280,9 @@ class Limiter:
         if self._link is None or not self._backlog:
             return
         items, self._backlog = self._backlog, deque()
-        by_key: defaultdict[str, list[_Settlement]] = defaultdict(list)
+        by_key: defaultdict[str, list[Settlement]] = defaultdict(list)
         for item in items:
-            if isinstance(item, _Release):  # before the requests that run on are settled
+            if isinstance(item, Release):  # before the requests that run on are settled
                 arguments = scripts.to_release(
                     item.key.limits, item.remainder, self._lease_s, again=item.again
                 )
@@ -276,19 +290,17 @@ class Limiter:
             else:
                 by_key[item.key.digest].append(item)
         for some in by_key.values():
-            settlements = [
-                (one.reservation.grant, one.used, one.again, one.reservation.local) for one in some
-            ]
+            settlements = [(one.grant, one.used, one.again, one.grant.local) for one in some]
             self._report("settle", some, scripts.to_settle(some[0].key.limits, settlements))
 
-    def _report(self, script: str, items: Sequence[_Return], arguments: Iterable[str | float]) -> None:
+    def _report(self, script: str, items: Sequence[Return], arguments: Iterable[str | float]) -> None:
         arrived = partial(self._arrived, items)
         try:
             self._post(script, items[0].key.digest, arguments, arrived)
         except LinkError as error:
             arrived(error, again=False)
 
-    def _arrived(self, items: Sequence[_Return], answer: Any, *, again: bool = True) -> None:
+    def _arrived(self, items: Sequence[Return], answer: Any, *, again: bool = True) -> None:
         """Keep what Redis did not confirm; `again` says that it may have been done."""
         if isinstance(answer, LinkError):
             for item in items:
@@ -359,6 +371,12 @@ class Limiter:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+
+
+def _note_account(grant: Grant, admission: Admission) -> None:
+    """Keep how the account stands after a request was admitted, as its client is told."""
+    grant.at, grant.end = admission.at, admission.end
+    grant.requests_reset_s, grant.tokens_reset_s = admission.requests_reset_s, admission.tokens_reset_s
 
 
 def _ignored(_answer: Any) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from struct import Struct
 
-from fleet.key_limits import BUSY_WAIT_S, SHARE, STORED, Admission, Bound, Grant, KeyLimits, Remainder
+from ext.prefetch import FEW, Grant
+from fleet.key_limits import BUSY_WAIT_S, SHARE, SHARE_OF_FEW, STORED, Admission, Bound, KeyLimits, Remainder
 
 Arguments = list[str | float]
 
@@ -68,14 +69,15 @@ end
 # ARGV: concurrent, requests a minute, tokens a minute, budget; lease in seconds;
 # a prefetch: id or '', requests, slots, tokens, window; members...
 # Returns for each member an `ADMISSION`: refused by (its place in `_BOUNDS`), wait, now, end, seconds until
-# either bucket is empty; then the `PREFETCH`, if one was asked for and given
+# either bucket is empty; then the `PREFETCH`, if one was asked for and given: admitted members of its window
+# are parts of it then
 RESERVE = (
     _PRELUDE
     + f"""
 local concurrent, budget = tonumber(ARGV[1]), tonumber(ARGV[4])
 local request_limit, token_limit = tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease = tonumber(ARGV[5])
-local answers = {{}}
+local answers, admitted = {{}}, {{}}
 
 for _, dead in ipairs(open > 0 and redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now) or {{}}) do
   local reserved, at, slots = parts(dead)
@@ -96,7 +98,7 @@ for i = 11, #ARGV do
   local new_requests, request_wait = fill(requests, request_limit, 1)
   local new_tokens, token_wait = fill(tokens, token_limit, amount)
   local refused, wait = 0, 0
-  if concurrent and open >= concurrent then
+  if concurrent and open + #admitted >= concurrent then
     refused, wait = 1, {BUSY_WAIT_S}
   elseif request_wait > 0 then
     refused, wait = 2, request_wait
@@ -107,7 +109,7 @@ for i = 11, #ARGV do
   else
     requests, tokens = new_requests, new_tokens
     charge(start, amount)
-    enter(member, slots, lease)
+    admitted[#admitted + 1] = member
   end
   answers[#answers + 1] = struct.pack('{ADMISSION.format}', refused, wait, now, tokens,
                                       math.max(0, requests - now), math.max(0, tokens - now))
@@ -117,24 +119,37 @@ local function left(arrival, limit)
   return limit and (now + 60 - math.max(arrival, now)) * limit / 60 or math.huge
 end
 
-local function share(wanted, rest)
-  return math.floor(math.min(wanted, rest / {SHARE}))
-end
-
 if ARGV[6] ~= '' then
-  local start = tonumber(ARGV[10])
+  local start, wanted, wanted_tokens = tonumber(ARGV[10]), tonumber(ARGV[7]), tonumber(ARGV[9])
+  local part = wanted <= {FEW} and {SHARE_OF_FEW} or {SHARE}
+  local function share(most, rest)
+    return math.floor(math.min(most, rest / part))
+  end
   roll(start)
-  local count = share(tonumber(ARGV[7]), left(requests, request_limit))
-  local slots = share(tonumber(ARGV[8]), concurrent and concurrent - open or math.huge)
-  local amount = share(tonumber(ARGV[9]), left(tokens, token_limit))
+  local count = share(wanted, left(requests, request_limit))
+  local slots = share(tonumber(ARGV[8]), concurrent and concurrent - open - #admitted or math.huge)
+  local amount = share(wanted_tokens, left(tokens, token_limit))
   if budget then amount = share(amount, budget - spent) end
-  if math.min(count, slots, amount) > 0 then
+  if math.min(count, slots) > 0 and amount * wanted >= wanted_tokens then
     requests = fill(requests, request_limit, count)
     tokens = fill(tokens, token_limit, amount)
     charge(start, amount)
+    local others = {{}}
+    for _, member in ipairs(admitted) do
+      local reserved, window = parts(member)
+      if window == start then
+        count, slots, amount = count + 1, slots + 1, amount + reserved
+      else
+        others[#others + 1] = member
+      end
+    end
+    admitted = others
     enter(string.format('%s:%d:%d:%d', ARGV[6], slots, amount, start), slots, lease)
     answers[#answers + 1] = struct.pack('{PREFETCH.format}', count, slots, amount, now, tokens, requests)
   end
+end
+for _, member in ipairs(admitted) do
+  enter(member, 1, lease)
 end
 save()
 redis.call('EXPIRE', KEYS[2], keep)
@@ -266,7 +281,7 @@ def admission(answer: bytes) -> Admission:
 
 
 def prefetched(answer: bytes, wanted: Grant) -> Grant:
-    """The part of `wanted` that was granted. Its id is its member among the leases."""
+    """The part of `wanted` that was granted, and what came with it. Its id is its member among the leases."""
     requests, slots, tokens, at, end, requests_end = PREFETCH.unpack(answer)
     ident = member(wanted.id, int(slots), int(tokens), wanted.window)
     return Grant(ident, int(tokens), wanted.window, at, end, requests_end, int(requests), int(slots))

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """Adapting requests to a node: a neuron gets them unchanged, another server under its own names.
 
 Neither gets a header of the client. The headers that tell a neuron whose request it is stay in the fleet.
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from cortex_site.base.excerpt import as_note
 from fleet.gateway.dialects.chat_body import with_model
 from fleet.snapshot import NodeConfig
 from neuron.wire import ApiError
@@ -18,18 +20,12 @@ from neuron.wire import ApiError
 INTERNAL = "x-cortex-"  # headers between gateway and neurons
 USAGE = "stream_options"
 MAX_NOTES = 8
-MAX_NOTE_CHARS = 512
+_PREFIX = INTERNAL.encode()
 _NOTE = re.compile(rb"x-cortex-([a-z][a-z0-9-]{0,40})")
-_UNSAFE = re.compile(r"[^ -~]")
 # the gateway's own names for what it says to clients and neurons
 _OWN = frozenset({"node", "queue-ms", "retries", "overhead-us", "expected-wait-s", "principal", "priority"})
 
 Note = tuple[str, str]  # the header's name without `INTERNAL`, and its value
-
-
-def as_note(text: str) -> str:
-    """Return what of a stranger's words may be a header's value: a bounded number of printable characters."""
-    return _UNSAFE.sub("?", text[:MAX_NOTE_CHARS])
 
 
 class RequestAdapter:
@@ -45,19 +41,18 @@ class RequestAdapter:
             return headers
         return {name: value for name, value in headers.items() if not name.startswith(INTERNAL)}
 
-    def notes(self, headers: Mapping[bytes, bytes]) -> tuple[Note, ...]:
+    def notes(self, headers: dict[bytes, bytes]) -> tuple[Note, ...]:
         """What a neuron's answer says about how the request was taken; nothing of another server's.
 
         At most `MAX_NOTES` of at most `MAX_NOTE_CHARS` printable characters each.
         """
+        found: list[Note] = []
         if self._is_foreign:
             return ()
-        found = [
-            (match[1].decode(), as_note(value.decode("latin-1")))
-            for name, value in headers.items()
-            if (match := _NOTE.fullmatch(name))
-        ]
-        return tuple((name, value) for name, value in found if name not in _OWN)[:MAX_NOTES]
+        for name, value in headers.items():
+            if name.startswith(_PREFIX):
+                _take_note(found, name, value)
+        return tuple(found[:MAX_NOTES])
 
     def body(self, model: str, body: bytes) -> bytes:
         """The body to send for a (resolved) model."""
@@ -76,6 +71,12 @@ class RequestAdapter:
             return False
         self._without_usage = True
         return True
+
+
+def _take_note(found: list[Note], name: bytes, value: bytes) -> None:
+    match = _NOTE.fullmatch(name)
+    if match and (note := match[1].decode()) not in _OWN:
+        found.append((note, as_note(value.decode("latin-1"))))
 
 
 def _without(body: bytes, field: str) -> bytes:

@@ -118,6 +118,10 @@ class Nodes:
         self._troubled: set[str] = set()  # nodes whose breaker is more than closed
         self.affinity = Affinity()
 
+    def get(self, name: str) -> Node | None:
+        """None when it has just been removed."""
+        return self._nodes.get(name)
+
     def node(self, name: str) -> Node:
         """Raises `KeyError` when it has just been removed."""
         return self._nodes[name]

@@ -8,12 +8,13 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 
+from cortex_site.http.answering import begun_by
 from cortex_site.http.request import Request
 from fleet.gateway import load_requests
 from fleet.gateway.data_plane import DataPlane
+from fleet.gateway.detour import exchange, exchanging
 from fleet.gateway.dialects import ollama_models
 from fleet.gateway.dialects.ollama import EmbedDialect, EmbeddingsDialect, GenerateDialect, OllamaDialect
-from fleet.gateway.exchange import Exchange
 from fleet.gateway.operations.shapes import body_schema
 from fleet.translation import ollama
 
@@ -25,24 +26,28 @@ def declare_ollama(api: NinjaAPI, plane: DataPlane) -> None:
     older = EmbeddingsDialect(plane.fleet)
 
     @api.post("/api/chat", tags=["Ollama"], openapi_extra=body_schema(["model", "messages"]))
+    @begun_by(exchanging(plane, chats, unless=ollama.is_load))
     async def ollama_chat(request: Request) -> HttpResponseBase:
         if ollama.is_load(request.body):
             return await load_requests.load(plane, request, chats)
-        return await Exchange(plane, request, chats).run()
+        return await exchange(plane, request, chats)
 
     @api.post("/api/generate", tags=["Ollama"], openapi_extra=body_schema(["model", "prompt"]))
+    @begun_by(exchanging(plane, prompts, unless=ollama.is_load))
     async def ollama_generate(request: Request) -> HttpResponseBase:
         if ollama.is_load(request.body):
             return await load_requests.load(plane, request, prompts)
-        return await Exchange(plane, request, prompts).run()
+        return await exchange(plane, request, prompts)
 
     @api.post("/api/embed", tags=["Ollama"], openapi_extra=body_schema(["model", "input"]))
+    @begun_by(exchanging(plane, embeds))
     async def ollama_embed(request: Request) -> HttpResponseBase:
-        return await Exchange(plane, request, embeds).run()
+        return await exchange(plane, request, embeds)
 
     @api.post("/api/embeddings", tags=["Ollama"], openapi_extra=body_schema(["model", "prompt"]))
+    @begun_by(exchanging(plane, older))
     async def ollama_embeddings(request: Request) -> HttpResponseBase:
-        return await Exchange(plane, request, older).run()
+        return await exchange(plane, request, older)
 
     @api.post("/api/pull", tags=["Ollama"], openapi_extra=body_schema(["model"]))
     async def ollama_pull(request: Request) -> HttpResponseBase:

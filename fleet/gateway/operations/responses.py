@@ -8,14 +8,15 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 
+from cortex_site.http.answering import begun_by
 from cortex_site.http.request import Request
 from fleet.gateway.background import Background, is_asked
 from fleet.gateway.data_plane import DataPlane
+from fleet.gateway.detour import exchange, exchanging
 from fleet.gateway.dialects import stored_responses
 from fleet.gateway.dialects.conversations import Conversations
 from fleet.gateway.dialects.kept_items import asked_page
 from fleet.gateway.dialects.responses import CompactDialect, InputTokensDialect, ResponsesDialect
-from fleet.gateway.exchange import Exchange
 from fleet.gateway.operations.shapes import body_schema, json_answer, object_schema
 from neuron.wire import ApiError
 
@@ -26,18 +27,21 @@ def declare_responses(api: NinjaAPI, plane: DataPlane, background: Background) -
     compacts = CompactDialect(plane.responses)
 
     @api.post("/v1/responses", tags=["OpenAI"], openapi_extra=body_schema(["model", "input"]))
+    @begun_by(exchanging(plane, dialect, unless=is_asked))
     async def responses(request: Request) -> HttpResponseBase:
         if is_asked(request.body):
             return await background.start(request)
-        return await Exchange(plane, request, dialect).run()
+        return await exchange(plane, request, dialect)
 
     @api.post("/v1/responses/input_tokens", tags=["OpenAI"], openapi_extra=body_schema(["model", "input"]))
+    @begun_by(exchanging(plane, counts))
     async def input_tokens(request: Request) -> HttpResponseBase:
-        return await Exchange(plane, request, counts).run()
+        return await exchange(plane, request, counts)
 
     @api.post("/v1/responses/compact", tags=["OpenAI"], openapi_extra=body_schema(["model", "input"]))
+    @begun_by(exchanging(plane, compacts))
     async def compact(request: Request) -> HttpResponseBase:
-        return await Exchange(plane, request, compacts).run()
+        return await exchange(plane, request, compacts)
 
 
 def declare_stored_responses(api: NinjaAPI, plane: DataPlane) -> None:

@@ -1,23 +1,28 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """What one request's record will say: filled in while the request runs, made once at its end."""
 
 from __future__ import annotations
 
 import logging
-import re
+import string
 import time
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from cortex_site.base.excerpt import excerpt
+from ext.ledger import Entry
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.record.metrics import Gaps
-from fleet.records import Outcome, RequestRecord
+from fleet.records import Outcome
 
 log = logging.getLogger("cortex.request")
 
 MAX_MODEL_CHARS = 200
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,30})"')
+_FINISH = b'"finish_reason"'
+_SPACES = b" \t\r\n"
+_LETTERS = string.ascii_letters.encode() + string.digits.encode() + b"_"
+_MAX_WORD = 30
 
 # Budgets are charged by these: an impossible count must not give anything back.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -27,10 +32,25 @@ class _Details(msgspec.Struct):
     cached_tokens: _Count | None = None
 
 
+class _AnswerDetails(msgspec.Struct):
+    accepted_prediction_tokens: _Count | None = None
+    rejected_prediction_tokens: _Count | None = None
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """What they say of the drafts of an answer."""
+        accepted, rejected = self.accepted_prediction_tokens or 0, self.rejected_prediction_tokens or 0
+        if not accepted + rejected:
+            return ()
+        return (("drafts", f"{accepted} of {accepted + rejected} guessed tokens were right"),)
+
+
 class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _AnswerDetails | None = None
+    timings: Any = None  # of a neuron; of another server whatever it means by it
 
 
 class _WithUsage(msgspec.Struct):
@@ -39,23 +59,6 @@ class _WithUsage(msgspec.Struct):
 
 _usage = msgspec.json.Decoder(_WithUsage)
 _NO_USAGE = _Usage()
-
-
-class Trail(msgspec.Struct, frozen=True):
-    """A request's way to a node, as far as it has come. Durations in seconds."""
-
-    node: str = ""  # asked last; empty when none was
-    retries: int = 0
-    cold: bool = False  # waited for a load
-    queue_s: float = 0.0  # waited for a load or a free connection
-    load_s: float = 0.0  # of that, waited for a load
-    overhead_s: float | None = None  # from receipt to the first request to a node, without `queue_s`
-    failures: tuple[tuple[str, str], ...] = ()  # nodes that did not answer: name, error code
-    waits_s: tuple[tuple[str, float], ...] = ()  # replicas that were compared last: node, expected wait
-    notes: tuple[tuple[str, str], ...] = ()  # of the node about its answer: name, text
-
-
-NO_TRAIL = Trail()
 
 
 class Passed(NamedTuple):
@@ -69,27 +72,13 @@ class Passed(NamedTuple):
 
 
 class RecordDraft:
-    """Times are monotonic, in seconds."""
-
-    model = ""
-    stream = False
-    key = ""
-    trail = NO_TRAIL
-    usage = _NO_USAGE
-    finish_reason = ""
-    first_token: float | None = None
-    events = 0  # of a stream, that passed
-    gaps: Gaps | None = None  # of a stream
-    prompt_estimate = 0  # tokens, by the size of the body
+    """`entry` is what the record says so far; who asks nodes writes into it. Times are monotonic."""
 
     def __init__(self, request_id: str, dialect: str) -> None:
-        self.request_id = request_id
-        self.dialect = dialect
-        self.received = time.monotonic()
-
-    def follow(self, trail: Trail) -> None:
-        """Keep the trail as it now is."""
-        self.trail = trail
+        self.entry = Entry(request_id, dialect, time.monotonic())
+        self.usage = _NO_USAGE
+        self.events = 0  # of a stream, that passed
+        self.prompt_estimate = 0  # tokens, by the size of the body
 
     def note_answer(self, body: bytes) -> None:
         """Read an answer that is not streamed. Raises `UpstreamError` when it is no JSON object."""
@@ -99,12 +88,19 @@ class RecordDraft:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UpstreamError("protocol", f"it answered with no JSON object: {error}") from error
         self._note_finish(body)
+        self._note_timings(self.usage.timings)
+
+    def _note_timings(self, timings: Any) -> None:
+        """A neuron says how long its answer took from the first token on, and that has just come whole."""
+        decode_ms = timings.get("decode_ms") if isinstance(timings, dict) else None
+        if isinstance(decode_ms, int | float) and decode_ms >= 0:
+            self.entry.first_token = max(self.entry.received, time.monotonic() - decode_ms / 1000)
 
     def note_stream(self, passed: Passed) -> None:
         """Read a stream that is over, however it ended."""
-        self.first_token = passed.first_token
+        self.entry.first_token = passed.first_token or 0.0
         self.events = passed.events
-        self.gaps = passed.gaps
+        self.entry.gaps, self.entry.gaps_s = list(passed.gaps.counts), passed.gaps.total_s
         self._note_finish(passed.finish)
         if passed.usage:
             try:
@@ -122,12 +118,16 @@ class RecordDraft:
             self._warn()
 
     def _warn(self) -> None:
-        log.warning("a node's usage is not readable", extra={"request_id": self.request_id})
+        log.warning("a node's usage is not readable", extra={"request_id": self.entry.request_id})
 
     def _note_finish(self, data: bytes) -> None:
-        at = data.find(b'"finish_reason"')  # many times as fast as the pattern
-        if at >= 0 and (found := _FINISH.search(data, at)):
-            self.finish_reason = found[1].decode()
+        at = data.find(_FINISH)
+        while at >= 0:
+            at += len(_FINISH)
+            if reason := _word(data, at):
+                self.entry.finish_reason = reason.decode()
+                return
+            at = data.find(_FINISH, at)
 
     def charge(self, outcome: Outcome, reserved: int) -> int:
         """The tokens that the key pays for: as the engine counted them, else an estimate up to `reserved`.
@@ -136,41 +136,40 @@ class RecordDraft:
         disconnects before the first byte is still charged for the prompt.
         """
         counted = self.usage.prompt_tokens + self.usage.completion_tokens
-        left_a_node = outcome == "cancelled" and self.trail.overhead_s is not None
+        left_a_node = outcome == "cancelled" and self.entry.overhead_s >= 0
         if counted or not (self.events or left_a_node):
             return counted
         return min(reserved, self.prompt_estimate + self.events)
 
-    def record(self, outcome: Outcome, status: int, error_code: str) -> RequestRecord:
-        """The record of a request that has ended."""
-        trail = self.trail
-        usage = self.usage
-        first = self.first_token
-        details = usage.prompt_tokens_details
-        latency_s = time.monotonic() - self.received
-        return RequestRecord(
-            request_id=self.request_id,
-            started_at=time.time() - latency_s,
-            model=excerpt(self.model, MAX_MODEL_CHARS),
-            node=trail.node,
-            dialect=self.dialect,
-            stream=self.stream,
-            status=status,
-            outcome=outcome,
-            error_code=error_code,
-            key=self.key,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=(details.cached_tokens or 0) if details else 0,
-            ttft_s=first - self.received if first is not None else None,
-            latency_s=latency_s,
-            queue_s=trail.queue_s,
-            cold=trail.cold,
-            retries=trail.retries,
-            load_s=trail.load_s,
-            overhead_s=trail.overhead_s,
-            finish_reason=self.finish_reason,
-            attempts=trail.failures,
-            waits_s=trail.waits_s,
-            notes=trail.notes,
-        )
+    def ended(self, outcome: Outcome, status: int, error_code: str) -> Entry:
+        """The account of a request that has ended."""
+        entry, usage = self.entry, self.usage
+        entry.model = excerpt(entry.model, MAX_MODEL_CHARS)
+        entry.outcome, entry.status, entry.error_code = outcome, status, error_code
+        entry.prompt_tokens, entry.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        if (details := usage.prompt_tokens_details) is not None:
+            entry.cached_tokens = details.cached_tokens or 0
+        if (answer := usage.completion_tokens_details) is not None:
+            entry.notes += answer.notes
+        return entry
+
+
+def _word(data: bytes, at: int) -> bytes:
+    """The word that is the value of a JSON member whose name ends at `at`; empty where there is none."""
+    at = _after_spaces(data, at)
+    if not data.startswith(b":", at):
+        return b""
+    at = _after_spaces(data, at + 1)
+    if not data.startswith(b'"', at):
+        return b""
+    start = end = at + 1
+    most = min(len(data), start + _MAX_WORD)
+    while end < most and data[end] in _LETTERS:
+        end += 1
+    return data[start:end] if data.startswith(b'"', end) else b""
+
+
+def _after_spaces(data: bytes, at: int) -> int:
+    while at < len(data) and data[at] in _SPACES:
+        at += 1
+    return at

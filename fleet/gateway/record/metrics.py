@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from prometheus_client import Counter, Gauge, Histogram
 
 from fleet.snapshot import NodeView
-from neuron.wire import ModelLoad, NodeState
+from neuron.wire import MIB, ModelLoad, NodeState
 
 _LABELS = ("model", "node")
 _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
@@ -122,24 +122,30 @@ _PER_MODEL = {
         "queue_depth": "Requests waiting on the node",
         "max_in_flight": "Requests it runs at once",
         "max_queue_depth": "Requests it lets wait",
-        "tok_s_prefill": "Prompt tokens a second",
-        "tok_s_decode": "Tokens a second over all requests",
+        "prefill_tokens_per_second": "Prompt tokens a second",
+        "decode_tokens_per_second": "Tokens a second over all requests",
     }.items()
 }
-_OF_NOW = ("in_flight", "queue_depth", "tok_s_prefill", "tok_s_decode")
+_OF_NOW = ("in_flight", "queue_depth", "prefill_tokens_per_second", "decode_tokens_per_second")
 REJECTIONS = Gauge(  # the node's own count: every worker hears all of it
-    "cortex_model_rejections_total",
+    "cortex_model_rejected_requests",
     "Requests the node refused for want of room since the model was loaded",
     (*_LABELS, "reason"),
+    **_LATEST,
+)
+DRAFTS = Gauge(
+    "cortex_model_draft_tokens",
+    "Tokens of answers that were guessed since the model was loaded: accepted or rejected",
+    (*_LABELS, "outcome"),
     **_LATEST,
 )
 _PER_DEVICE = {
     name: Gauge(f"cortex_device_{name}", text, ("node", "device"), **_LATEST)
     for name, text in {
-        "vram_used_mb": "Device memory in use, MiB",
-        "vram_free_mb": "Device memory free, MiB",
-        "utilization_pct": "Device utilisation, per cent",
-        "temp_c": "Device temperature, degrees Celsius",
+        "memory_used_bytes": "Device memory in use",
+        "memory_free_bytes": "Device memory free",
+        "utilization_ratio": "Device utilisation, from 0 to 1",
+        "temperature_celsius": "Device temperature",
     }.items()
 }
 
@@ -181,18 +187,21 @@ def show_state(node: str, state: NodeState) -> None:
             "queue_depth": model.waiting,
             "max_in_flight": model.max_running or None,
             "max_queue_depth": model.max_waiting or None,
-            "tok_s_prefill": model.tok_s_prefill,
-            "tok_s_decode": model.tok_s_decode,
+            "prefill_tokens_per_second": model.tok_s_prefill,
+            "decode_tokens_per_second": model.tok_s_decode,
         }
         _show(_PER_MODEL, values, model.id, node)
+        DRAFTS.labels(model.id, node, "accepted").set(model.accepted)
+        DRAFTS.labels(model.id, node, "rejected").set(model.drafted - model.accepted)
         for reason, count in _rejections(model).items():
             REJECTIONS.labels(model.id, node, reason).set(count)
     for device in state.health.devices:
+        busy = device.utilization_pct
         values = {
-            "vram_used_mb": device.memory_used_mb,
-            "vram_free_mb": device.memory_free_mb,
-            "utilization_pct": device.utilization_pct,
-            "temp_c": device.temperature_c,
+            "memory_used_bytes": device.memory_used_mb * MIB,
+            "memory_free_bytes": device.memory_free_mb * MIB,
+            "utilization_ratio": None if busy is None else busy / 100,
+            "temperature_celsius": device.temperature_c,
         }
         _show(_PER_DEVICE, values, node, str(device.index))
 

@@ -24,8 +24,9 @@ from cortex_site import config
 from cortex_site.base import logs
 from cortex_site.http.application import Application
 from cortex_site.http.bounds import RequestBounds
-from cortex_site.http.protocol import ServerProtocol
+from cortex_site.http.protocol import HTTP_PROTOCOL
 from cortex_site.http.request import Request
+from fleet.gateway.record.former_names import WithFormerNames
 
 MAX_BODY_BYTES = 1 << 10  # nobody sends any
 
@@ -71,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logs.setup("info", "metrics")
     registry = CollectorRegistry(support_collectors_without_names=True)
-    LiveCollector(registry)
+    registry.register(WithFormerNames(LiveCollector(None)))
     server = uvicorn.Server(
         uvicorn.Config(
             application(registry, config.current().gateway.metrics_token),
-            http=ServerProtocol,
+            http=HTTP_PROTOCOL,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -1,10 +1,10 @@
-"""From finished requests to Prometheus and the database: a bounded queue and one thread.
+"""From finished requests to Prometheus and the database: a ledger and one thread.
 
-A request is recorded where it ends, in a microsecond or two: for the counts, for its log line and for its
-row. That wakes no thread, since every switch of threads stops the event loop. The thread wakes every
-`BATCH_WAIT_S`, adds the counts to the metrics and stores the records in batches. While the database is away
-the records wait for it, as many as the queue holds; a batch that was refused for `retry_s` is given up. Every
-record that is lost, wherever that happens, is counted.
+A request is recorded where it ends, in a microsecond or two: in the counts, as its log line and as its row
+(`ext.ledger`). That wakes no thread, since every switch of threads stops the event loop. The thread wakes
+every `BATCH_WAIT_S`, adds the counts to the metrics and stores the rows in batches. While the database is
+away the rows wait for it, as many as the queue holds; a batch that was refused for `retry_s` is given up.
+Every row that is lost, wherever that happens, is counted.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from cortex_site.base import logs
-from fleet.gateway.record import metrics
-from fleet.gateway.record.metrics import Gaps
-from fleet.gateway.record.metrics_buffer import MetricsBuffer
-from fleet.records import RequestRecord
+from ext.ledger import Entry, Ledger
+from fleet.gateway.record import counts, metrics
+from fleet.gateway.record.traces import RequestTraces
 
 log = logging.getLogger("cortex.records")
 request_log = logging.getLogger("cortex.request")
-
-_ORDINARY = frozenset({"ok", "cancelled"})
 
 BATCH_SIZE = 500
 BATCH_WAIT_S = 0.5
@@ -33,27 +30,36 @@ RETRY_S = 2.0
 
 
 class Recorder:
-    """`store` writes a batch and may raise. The recorder's thread alone calls it.
+    """`store` writes a batch of rows, each a JSON object, and may raise.
 
-    `known` tells which models may become labels of metrics: clients choose names too.
+    The recorder's thread alone calls it. `known` tells which models may become labels of metrics: clients
+    choose names too.
     """
 
     def __init__(
         self,
-        store: Callable[[Sequence[RequestRecord]], None],
+        store: Callable[[Sequence[bytes]], None],
         *,
         queue_size: int,
         retry_s: float = 120.0,
         known: Callable[[str], bool] = bool,
+        traces: RequestTraces | None = None,
     ) -> None:
         self._store = store
-        self._known = known
+        self._traces = traces
         self._retry_s = retry_s
         self._queue_size = queue_size
-        self._buffer = MetricsBuffer(known)
-        self._buffer_lock = threading.Lock()
-        self._queue: deque[RequestRecord] = deque()
-        self._taken: deque[RequestRecord] = deque()  # from the queue, not stored yet; the thread's own
+        self.ledger = Ledger(
+            counts.BUCKETS,
+            heads=(
+                logs.head(request_log, logging.INFO, "request"),
+                logs.head(request_log, logging.WARNING, "request"),
+            ),
+            known=known,
+            on_line=self._tell,
+            max_rows=queue_size,
+        )
+        self._taken: deque[bytes] = deque()  # rows that are not stored yet; the thread's own
         self._refused_since: float | None = None
         self._retry_at = 0.0
         self._stopping = threading.Event()
@@ -62,21 +68,14 @@ class Recorder:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, record: RequestRecord, gaps: Gaps | None = None) -> None:
-        """Record a finished request, with the gaps of its stream. Never waits."""
-        with self._buffer_lock:
-            self._buffer.add(record, gaps)
-        level = logging.INFO if record.outcome in _ORDINARY else logging.WARNING
-        logs.tell(request_log, level, "request", record, record.started_at + record.latency_s)
-        if len(self._queue) < self._queue_size:
-            self._queue.append(record)
-        else:
-            metrics.DROPPED.inc()
+    def put(self, entry: Entry) -> None:
+        """Record a request that has just ended. Never waits."""
+        self.ledger.put(entry, time.monotonic(), time.time())
 
     @property
     def waiting(self) -> int:
         """The number of records that are not stored yet."""
-        return len(self._queue) + len(self._taken)
+        return self.ledger.waiting + len(self._taken)
 
     def close(self, timeout_s: float) -> None:
         """Store what is queued, for at most `timeout_s`."""
@@ -86,6 +85,9 @@ class Recorder:
             metrics.DROPPED.inc(lost)
             log.error("request records lost at stop", extra={"count": lost})
 
+    def _tell(self) -> None:
+        logs.tell(request_log, self.ledger.take_lines)
+
     def _run(self) -> None:
         while not self._stopping.wait(BATCH_WAIT_S):
             self._work()
@@ -94,17 +96,24 @@ class Recorder:
 
     def _work(self) -> None:
         try:
-            with self._buffer_lock:
-                buffer, self._buffer = self._buffer, MetricsBuffer(self._known)
-            buffer.flush()
-            while self._queue:
-                self._taken.append(self._queue.popleft())
+            self._count()
+            rows = self.ledger.take_rows()
+            self._taken += rows
+            if self._traces is not None:
+                self._traces.tell(rows)
             self._write()
         except Exception:
             log.exception("the recorder failed, and goes on")
 
+    def _count(self) -> None:
+        ledger = self.ledger
+        counts.add(*ledger.take_sums())
+        metrics.DROPPED.inc(ledger.take_lost_rows())
+        if lines := ledger.take_lost_lines():
+            log.warning("log lines of requests were dropped", extra={"lines": lines})
+
     def _write(self) -> None:
-        """Store what was taken from the queue, oldest first, until the database refuses."""
+        """Store what was taken from the ledger, oldest first, until the database refuses."""
         if (over := len(self._taken) - self._queue_size) > 0:
             self._drop(over, "more of them than may wait for the database")
         while self._taken and time.monotonic() >= self._retry_at:

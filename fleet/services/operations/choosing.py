@@ -12,11 +12,13 @@ from django.utils import timezone
 
 from fleet import placement as placing
 from fleet.models import Node, Operation, Placement
-from fleet.operations import OperationState
+from fleet.operations import OperationKind, OperationState
 from fleet.placement import Need, NodeVerdict, Outlook
 from fleet.services import placement_facts, polling
+from fleet.services.operations import rows
 from fleet.services.operations.errors import OperationError, OutcomeError, PostponedError
 from fleet.services.operations.lease import Lease
+from fleet.services.operations.specs import read_ahead
 
 RETRY_PLACEMENT_S = 1.0
 NOBODY_YIELDS = -(1 << 31)  # below every residency priority: a replica takes free memory only
@@ -33,8 +35,11 @@ def choose(lease: Lease) -> None:
     lease.beat()
     if not operation.replica and loaded_placements(operation).filter(node__misses=0).exists():
         raise PostponedError("a node has it already", delay_s=0)
+    need = need_of(operation)
+    if need.base:
+        _require_base(operation, need.base)
     decision = placing.place(
-        need_of(operation),
+        need,
         placement_facts.nodes(
             only=operation.wanted_node,
             leave_out=_given_up(operation),
@@ -42,14 +47,38 @@ def choose(lease: Lease) -> None:
         ),
         settings.EVICTION_STRATEGY,
     )
+    is_first = not operation.explanation
     explanation = [_explained(verdict) for verdict in decision.verdicts]
     lease.note(explanation=operation.failed_nodes + explanation)
     if decision.chosen is None:
+        if decision.outlook is Outlook.BUSY and is_first:  # it waits for others to leave
+            read_ahead(operation.model, decision.verdicts[0])
         raise _why_not(operation, decision)
     if decision.chosen.victims and (older := _waits_longer(operation, decision.chosen.node)):
         message = f"its turn on {decision.chosen.node} comes after operation #{older.pk}"
         raise PostponedError(message, delay_s=RETRY_PLACEMENT_S)
     _settle(lease, decision.chosen)
+
+
+def _require_base(operation: Operation, base: str) -> None:
+    """Have the model loaded that the operation's adapter is for, if no node has it.
+
+    Raises `PostponedError` while it loads, `OperationError` when it cannot be loaded.
+    """
+    if Placement.objects.filter(model=base, state__in=Placement.RESIDENT).exists():
+        return
+    failed = Operation.objects.filter(
+        kind=OperationKind.LOAD,
+        model=base,
+        state=OperationState.FAILED,
+        created_at__gte=operation.created_at,
+    ).last()
+    if failed is not None:
+        message = f"{base}, which it is for, could not be loaded: {failed.message}"
+        raise OperationError(failed.error_code, message)
+    reason = f"{operation.model} is an adapter for it"
+    rows.begin(rows.wish(OperationKind.LOAD, model=base, wanted_node=operation.wanted_node, reason=reason))
+    raise PostponedError(f"waits for {base}, which it is for", delay_s=RETRY_PLACEMENT_S)
 
 
 def _candidates(operation: Operation) -> list[str]:
@@ -100,7 +129,7 @@ def _settle(lease: Lease, verdict: NodeVerdict) -> None:
         row, _ = Placement.objects.get_or_create(node=node, model=lease.operation.model)
         row.devices = list(verdict.devices)
         row.save(update_fields=["devices"])
-        if row.state in {Placement.State.UNLOADED, Placement.State.FAILED}:
+        if row.state in {Placement.State.UNLOADED, Placement.State.ASLEEP, Placement.State.FAILED}:
             row.move(Placement.State.LOADING)
 
 

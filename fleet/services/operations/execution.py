@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from fleet.models import Device, Operation
 from fleet.operations import ACTIVE, OperationState, rules_of
-from fleet.services.operations import draining, loading, restarting, unloading
+from fleet.services.operations import draining, loading, restarting, traces, unloading
 from fleet.services.operations.errors import NotNeededError, OperationError, PostponedError
 from fleet.services.operations.lease import Lease, LeaseLostError, close_children
 from fleet.services.operations.task_queue import enqueue
@@ -47,6 +47,7 @@ def run_operation(operation_id: int) -> None:
     row = lease.operation
     if row.state == OperationState.PENDING:  # postponed: tried again every second, which would be a line each
         return
+    traces.tell(row)
     log.info("operation", extra={**context, "node": row.node, "state": row.state, "outcome": row.message})
 
 

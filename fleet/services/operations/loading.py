@@ -9,7 +9,6 @@ from __future__ import annotations
 from time import monotonic, sleep
 
 from django.conf import settings
-from django.db.models import Sum
 from django.utils import timezone
 
 from fleet.models import Device, ModelProfile, Node, Operation, Placement
@@ -26,8 +25,9 @@ from fleet.services.operations.choosing import (
 )
 from fleet.services.operations.errors import OperationError, PostponedError
 from fleet.services.operations.lease import Lease
-from fleet.services.operations.unloading import BusyError, evict, node_named
-from neuron.wire import Leave, ModelInfo, ModelSpec
+from fleet.services.operations.specs import spec_of
+from fleet.services.operations.unloading import BusyError, evict, leave_evicted, node_named
+from neuron.wire import ModelInfo, ModelSpec
 
 MAX_TRIES = 6
 MAX_ASKED = 3
@@ -104,9 +104,10 @@ def _give_up_on(lease: Lease, node: Node, error: OperationError) -> None:
 
 
 def _free_mb(row: Placement) -> int:
-    """Free memory on the placement's devices together, MiB."""
+    """Free memory on the placement's devices together that equal parts can use, MiB."""
     devices = Device.objects.filter(node=row.node, index__in=row.devices)
-    return devices.aggregate(free=Sum("memory_free_mb"))["free"] or 0
+    free = list(devices.values_list("memory_free_mb", flat=True))
+    return len(free) * min(free, default=0)
 
 
 def _others(operation: Operation, node: Node) -> list[dict[str, str]]:
@@ -116,13 +117,15 @@ def _others(operation: Operation, node: Node) -> list[dict[str, str]]:
 def _load_on(lease: Lease, node: Node) -> None:
     row = Placement.objects.get(node=node, model=lease.operation.model)
     start = monotonic()
-    with NeuronClient(node) as client:
+    with NeuronClient(node, traceparent=lease.operation.traceparent) as client:
+        if lease.operation.victims:
+            client.read_ahead(spec_of(row))
         for victim in Placement.objects.filter(node=node, model__in=lease.operation.victims).exclude(
-            state=Placement.State.UNLOADED
+            state__in=(Placement.State.UNLOADED, Placement.State.ASLEEP)
         ):
             lease.note(message=f"evicting {victim.model} from {node.name}")
             try:
-                leave = Leave(grace_s=settings.DRAIN_GRACE_S, force=False)
+                leave = leave_evicted(victim.model)
                 evict(lease, client, victim, leave, f"makes room for {lease.operation.model}")
             except BusyError as error:
                 raise PostponedError(error.message, delay_s=RETRY_PLACEMENT_S) from error
@@ -130,7 +133,7 @@ def _load_on(lease: Lease, node: Node) -> None:
             _await_memory(lease, node, row)
             metrics.EVICTION_WAIT.labels(row.model, node.name).observe(monotonic() - start)
         lease.note(message=f"loading on {node.name}")
-        info = _follow(lease, client, _spec(row))
+        info = _follow(lease, client, spec_of(row))
     _record(row, info)
     polling.poll_node(node)
 
@@ -152,23 +155,6 @@ def _await_memory(lease: Lease, node: Node, row: Placement) -> None:
             message = f"{node.name}: {free} of {needed} MiB are free after the evictions"
             raise OperationError("memory_not_returned", message)
         sleep(settings.LOOK_EVERY_S)
-
-
-def _spec(row: Placement) -> ModelSpec:
-    profile: ModelProfile | None = ModelProfile.objects.filter(model_id=row.model).first()
-    if profile is None:
-        return ModelSpec(model_id=row.model, source=row.source or None, devices=row.devices)
-    return ModelSpec(
-        model_id=row.model,
-        source=profile.source or None,
-        harness=profile.harness,
-        quant=profile.quant or None,
-        kv_dtype=profile.kv_dtype or None,
-        chat_template=profile.chat_template or None,
-        tool_format=profile.tool_format or None,
-        reasoning_format=profile.reasoning_format or None,
-        devices=row.devices,
-    )
 
 
 def _follow(lease: Lease, client: NeuronClient, spec: ModelSpec) -> ModelInfo:

@@ -10,6 +10,7 @@ from time import monotonic
 
 from django.conf import settings
 
+from fleet.models import Node, Placement
 from fleet.operations import OperationKind
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
@@ -24,7 +25,7 @@ def run(lease: Lease) -> str:
     operation = lease.operation
     node = node_named(operation.wanted_node)
     device = operation.device or 0
-    if not lease.claim(node.name, {device}, node=node.name):
+    if not lease.claim(node.name, _touched(node, device), node=node.name):
         raise PostponedError("waits for another operation on its device", delay_s=1)
     leave = leave_of(operation)
     with NeuronClient(node) as client:
@@ -43,3 +44,9 @@ def run(lease: Lease) -> str:
     if operation.kind == OperationKind.DEFRAG:
         metrics.DEFRAGS.labels(node.name, str(device)).inc()
     return f"{node.name}:{device} has a new worker and its models"
+
+
+def _touched(node: Node, device: int) -> set[int]:
+    """The devices of all models that are reloaded with it."""
+    rows = Placement.objects.filter(node=node, state__in=Placement.RESIDENT)
+    return {device}.union(*(row.devices for row in rows if device in row.devices))

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from fleet.models import Operation
+from fleet.models import Operation, Placement
 from fleet.operations import ACTIVE, GROUPS, OperationKind, OperationState, OperationView, is_same, rules_of
 from fleet.services import audit
 from fleet.services.operations.task_queue import enqueue
@@ -100,9 +100,14 @@ def view(row: Operation, *, eta_s: float | None = None) -> OperationView:
 
 
 def remaining_s(row: Operation) -> float | None:
-    """What is left of a running load, by how long the last one of its model took, on its node if possible."""
+    """What is left of a running load, by what its node measured when it last woke the model or read its
+    files, or by how long the last load took, there if possible."""
     if row.kind != OperationKind.LOAD or row.state != OperationState.RUNNING or not row.started_at:
         return None
+    here: Placement | None = Placement.objects.filter(node__name=row.node, model=row.model).first()
+    if here and (expected := here.arrival_s):
+        since: timedelta = timezone.now() - row.started_at
+        return max(0.0, expected - since.total_seconds())
     loads = Operation.objects.filter(kind=row.kind, model=row.model, state=OperationState.SUCCEEDED)
     done = loads.exclude(explanation=[]).order_by("-id")  # a node was chosen: it was not there already
     last: Operation | None = done.filter(node=row.node).first() or done.first()

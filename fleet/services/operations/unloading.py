@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
 
-from fleet.models import IllegalTransitionError, Node, Operation, Placement
+from cortex_site.config.models_toml import DEFAULT_PRIORITY
+from fleet.models import IllegalTransitionError, ModelProfile, Node, Operation, Placement
 from fleet.operations import OperationKind, OperationState
 from fleet.services import metrics, polling
 from fleet.services.neuron_client import NeuronClient, NodeError
@@ -51,12 +53,28 @@ class BusyError(OperationError):
 
 
 def leave_of(operation: Operation) -> Leave:
-    """How models leave: at once by `force`, not at all `unless_busy`, else after their requests."""
+    """How models leave: at once by `force`, not at all `unless_busy`, else after their requests.
+
+    One that leaves because nobody uses it falls asleep.
+    """
     if operation.force:
         return Leave()
     if operation.unless_busy:
-        return Leave(grace_s=0, force=False)
+        return Leave(grace_s=0, force=False, **_asleep(operation.model))
     return Leave(grace_s=settings.DRAIN_GRACE_S, force=False)
+
+
+def leave_evicted(model: str) -> Leave:
+    """How an evicted model leaves: it falls asleep after its requests."""
+    return Leave(grace_s=settings.DRAIN_GRACE_S, force=False, **_asleep(model))
+
+
+def _asleep(model: str) -> dict[str, Any]:
+    """How it falls asleep: the same policy that evicts models drops those that are asleep."""
+    if settings.EVICTION_STRATEGY == "lru":
+        return {"keep": "host"}
+    profile: ModelProfile | None = ModelProfile.objects.filter(model_id=model).first()
+    return {"keep": "host", "priority": profile.priority if profile else DEFAULT_PRIORITY}
 
 
 def node_named(name: str) -> Node:
@@ -68,7 +86,7 @@ def node_named(name: str) -> Node:
 
 
 def remove(lease: Lease, client: NeuronClient, placement: Placement, leave: Leave) -> None:
-    """Have the node unload the model, and wait until it is gone. Idempotent.
+    """Have the node unload the model, and wait until it is gone, or asleep if it may be. Idempotent.
 
     Raises `BusyError` if requests outlast the grace, `OperationError` in the node's own words or after
     `UNLOAD_TIMEOUT_S`.
@@ -84,8 +102,9 @@ def remove(lease: Lease, client: NeuronClient, placement: Placement, leave: Leav
         answered = call.pause()
         lease.beat()
         info = _look(client, placement.model)
-        if info is None:
-            placement.forget()
+        is_asleep = info is not None and info.state == "asleep" and leave.keep == "host"
+        if info is None or is_asleep:
+            placement.forget(asleep=is_asleep)
             return
         if answered and call.error:
             raise _failure(placement, call.error) from call.error

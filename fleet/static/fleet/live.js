@@ -2,18 +2,9 @@
 // The live fleet page: every message on /ws/fleet is the whole state; what did not change is not drawn again.
 
 const RETRY_MS = { first: 500, most: 15000 };
-const $ = (selector) => document.querySelector(selector);
 const plural = (count, noun) => `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
 const gib = (mib) => (mib / 1024).toFixed(mib < 10240 ? 1 : 0);
 const sum = (list, of) => list.reduce((total, item) => total + of(item), 0);
-
-// element("p", {class: "x"}, "text", child): text is never markup.
-function element(name, attributes, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
 
 function ago(moment) {
   const seconds = Math.max(0, (Date.now() - Date.parse(moment)) / 1000);
@@ -22,16 +13,16 @@ function ago(moment) {
 }
 
 function device(info, models) {
-  const total = Math.max(info.memory_total_mb, 1);
+  const total = Math.max(info.usable_mb, 1);
   const here = models.filter((m) => m.devices.includes(info.index) && m.memory_mb);
-  const bars = here.map((m) => [m.model, m.memory_mb / m.devices.length, "model"]);
+  const bars = here.map((m) => [m.model, m.device_memory_mb[m.devices.indexOf(info.index)] ?? m.memory_mb / m.devices.length, "model"]);
   const rest = info.memory_used_mb - sum(bars, (bar) => bar[1]);
   if (rest > 0) bars.push(["other", rest, null]);
   const memory = element("div", { class: "memory" });
   for (const [title, size, kind] of bars) {
     memory.append(element("i", { class: kind, style: `width:${(100 * size) / total}%`, title: `${title}: ${gib(size)} GiB` }));
   }
-  const facts = [`${gib(info.memory_used_mb)} of ${gib(info.memory_total_mb)} GiB`];
+  const facts = [`${gib(info.memory_used_mb)} of ${gib(info.usable_mb)} GiB`];
   if (info.utilization_pct !== null) facts.push(`${info.utilization_pct} %`);
   if (info.temperature_c !== null) facts.push(`${info.temperature_c} °C`);
   if (info.state !== "ready") facts.push(`${info.state}: ${info.reason}`);
@@ -39,11 +30,11 @@ function device(info, models) {
   return element("div", { class: "device" }, memory, figures);
 }
 
-function model(placement) {
+function model(placement, isAway) {
   const { running, waiting, state, progress } = placement;
   const percent = state === "loading" && progress !== null ? ` ${Math.round(100 * progress)} %` : "";
-  const what = state === "loaded" ? `${running} running, ${waiting} waiting` : state + percent;
-  const kind = state === "failed" ? "failed" : running + waiting ? "busy" : "";
+  const what = isAway ? `was ${state}` : state === "loaded" ? `${running} running, ${waiting} waiting` : state + percent;
+  const kind = state === "failed" ? "failed" : !isAway && running + waiting ? "busy" : "";
   const title = placement.error_message || null;
   return element("div", { class: `model ${kind}`, title }, element("b", {}, placement.model), element("span", { class: "state" }, what));
 }
@@ -55,7 +46,7 @@ function node(info) {
   if (info.reason) card.append(element("p", { class: "reason" }, info.reason));
   card.append(...info.warnings.map((text) => element("p", { class: "reason" }, text)));
   if (info.cordoned) card.append(element("p", { class: "reason" }, "cordoned: nothing new is loaded here"));
-  card.append(...info.devices.map((d) => device(d, models)), ...models.map(model));
+  card.append(...info.devices.map((d) => device(d, models)), ...models.map((m) => model(m, !info.healthy)));
   card.dataset.words = [info.name, ...info.devices.map((d) => d.name), ...models.map((m) => m.model)].join(" ").toLowerCase();
   return card;
 }
@@ -101,8 +92,8 @@ function drawTable(section, rows) {
 
 function drawSummary(state) {
   const devices = state.nodes.flatMap((n) => n.devices);
-  const models = state.nodes.flatMap((n) => n.placements).filter((p) => p.state === "loaded");
-  const used = sum(devices, (d) => d.memory_used_mb), total = sum(devices, (d) => d.memory_total_mb);
+  const models = state.nodes.filter((n) => n.healthy).flatMap((n) => n.placements).filter((p) => p.state === "loaded");
+  const used = sum(devices, (d) => d.memory_used_mb), total = sum(devices, (d) => d.usable_mb);
   $("#summary").className = "";
   $("#summary").textContent = [
     `${state.nodes.filter((n) => n.healthy).length} of ${plural(state.nodes.length, "node")} healthy`,

@@ -115,8 +115,8 @@ class ToolCalls:
         index, id_ = entry.get("index"), _string(entry.get("id"))
         if isinstance(index, int):
             call = self._by_index.get(index)
-            if call is None or (id_ and call.id and id_ != call.id):
-                call = self._by_index[index] = self._new()
+            if call is None or (id_ and call.id and id_ != call.id and (_name(entry) or call.is_whole())):
+                call = self._by_index[index] = self._new()  # an id alone may be the fragment's own
         elif id_:
             call = self._by_id.get(id_) or self._new()
         else:

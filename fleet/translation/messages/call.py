@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from cortex_site.base.unread import UnreadFields
 from fleet.translation.messages.attribution import is_attributed
 from fleet.translation.messages.conversation import chat_messages
 from fleet.translation.messages.wire import (
     TOLERATED,
+    TOLERATED_WITHIN,
     AssistantTurn,
     CountBody,
     MessagesBody,
@@ -27,7 +29,6 @@ from fleet.translation.validation import (
     require_object,
     require_object_schema,
     require_tool_name,
-    unknown_fields,
 )
 from neuron.wire import ApiError
 
@@ -36,7 +37,7 @@ Json = dict[str, Any]
 _bodies = msgspec.json.Decoder(MessagesBody)
 _counts = msgspec.json.Decoder(CountBody)
 
-_KNOWN = frozenset(MessagesBody.__struct_fields__) | TOLERATED
+_UNREAD = UnreadFields(MessagesBody, TOLERATED | TOLERATED_WITHIN)
 # On this code Anthropic's SDK sends the whole conversation again, and no thread from then on.
 _NO_THREADS = "No message threads are kept here; send the whole conversation as `messages`."
 
@@ -81,7 +82,7 @@ def _call(asked: CountBody, chat: Json, body: bytes, *, stream: bool, max_tokens
         asked.model,
         stream,
         max_tokens,
-        unknown_fields(body, _KNOWN),
+        _UNREAD.of(body),
         is_attributed(asked.system),
     )
 

@@ -183,3 +183,33 @@ TOLERATED = frozenset(
         "speed",
     }
 )
+# The same of objects within, after their types; docs/dialects.md says why of each.
+TOLERATED_WITHIN = frozenset(
+    {
+        "document.cache_control",
+        "document.citations",
+        "image.cache_control",
+        "image.transformations",
+        "output_config.task_budget",
+        "search_result.cache_control",
+        "search_result.citations",
+        "system.output_config",
+        "text.cache_control",
+        "text.citations",
+        "text.media_type",
+        "thinking.block_binding",
+        "thinking.budget_tokens",
+        "thinking.display",
+        "tool_reference.cache_control",
+        "tool_result.cache_control",
+        "tool_result.toolset_name",
+        "tool_use.cache_control",
+        "tool_use.caller",
+        "tool_use.toolset_name",
+        "tools.allowed_callers",
+        "tools.cache_control",
+        "tools.defer_loading",
+        "tools.eager_input_streaming",
+        "tools.input_examples",
+    }
+)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from cortex_site.base.unread import UnreadFields
 from fleet.translation.ollama.conversation import chat_messages, content_of
 from fleet.translation.ollama.wire import (
     TOLERATED,
@@ -27,7 +28,6 @@ from fleet.translation.validation import (
     reject,
     require_object_schema,
     require_tool_name,
-    unknown_fields,
 )
 
 Json = dict[str, Any]
@@ -37,6 +37,14 @@ _prompts = msgspec.json.Decoder(GenerateBody)
 _embeds = msgspec.json.Decoder(EmbedBody)
 _embeddings = msgspec.json.Decoder(EmbeddingsBody)
 _models = msgspec.json.Decoder(ModelBody)
+
+_OF_ANSWERS = TOLERATED | {f"options.{name}" for name in TOLERATED_OPTIONS}
+_UNREAD: dict[type[msgspec.Struct], UnreadFields] = {
+    OllamaChatBody: UnreadFields(OllamaChatBody, _OF_ANSWERS),
+    GenerateBody: UnreadFields(GenerateBody, _OF_ANSWERS),
+    EmbedBody: UnreadFields(EmbedBody, TOLERATED_BY_EMBEDDINGS),
+    EmbeddingsBody: UnreadFields(EmbeddingsBody, TOLERATED_BY_EMBEDDINGS),
+}
 
 _REFUSED = {
     "suffix": "The models here continue a text; /v1/completions takes what your model's template needs.",
@@ -129,9 +137,8 @@ def is_load(body: bytes) -> bool:
 
 
 def _embedding(asked: EmbedBody | EmbeddingsBody, body: bytes, fields: Json) -> OllamaCall:
-    known = frozenset(asked.__struct_fields__) | TOLERATED_BY_EMBEDDINGS
     chat = {"model": asked.model, "encoding_format": "float"} | fields
-    return OllamaCall(msgspec.json.encode(chat), asked.model, False, unknown_fields(body, known))
+    return OllamaCall(msgspec.json.encode(chat), asked.model, False, _unknown(asked, body))
 
 
 def _call(asked: OllamaChatBody | GenerateBody, body: bytes, messages: list[Json], tools: Json) -> OllamaCall:
@@ -145,13 +152,8 @@ def _call(asked: OllamaChatBody | GenerateBody, body: bytes, messages: list[Json
     return OllamaCall(msgspec.json.encode(chat), asked.model, stream, _unknown(asked, body))
 
 
-def _unknown(asked: OllamaChatBody | GenerateBody, body: bytes) -> tuple[str, ...]:
-    found = unknown_fields(body, frozenset(asked.__struct_fields__) | TOLERATED)
-    if asked.options is None:
-        return found
-    options = msgspec.json.decode(body, type=dict[str, msgspec.Raw])["options"]
-    known = frozenset(Options.__struct_fields__) | TOLERATED_OPTIONS
-    return found + tuple(f"options.{name}" for name in unknown_fields(bytes(options), known))
+def _unknown(asked: AnswerBody | EmbedBody | EmbeddingsBody, body: bytes) -> tuple[str, ...]:
+    return _UNREAD[type(asked)].of(body)
 
 
 def _sampling(options: Options) -> Json:

@@ -3,8 +3,9 @@
 images        data URLs in the message's content; Ollama's clients send base64 without a media type
 thinking      `reasoning_content`
 tool_calls    the same; arguments, which are objects, as JSON text, and an id where the client sends none
-tool results  a `tool` message of the call with that `tool_call_id`; where the client sends none, of the
-              oldest call without a result that has the name in `tool_name`, or any name without one
+tool results  a `tool` message of the call with that `tool_call_id`; where the client sends none, or sent
+              none with its calls, of the oldest call without a result that has the name in `tool_name`, or
+              any name without one
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _IMAGE_RULE = "Expected a PNG, JPEG, GIF or WebP image in base64, without `data:
 def chat_messages(turns: Sequence[Message]) -> list[Json]:
     """The messages of a conversation. Raises `ApiError` 400 where a result answers no call."""
     messages: list[Json] = []
-    waiting: dict[str, str] = {}  # names of functions by ids of calls without a result
+    waiting: dict[str, PastCall] = {}  # calls without a result, by their ids
     for number, turn in enumerate(turns):
         path = f"messages[{number}]"
         if turn.role == "tool":
@@ -56,13 +57,13 @@ def _image(data: str, param: str) -> Json:
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
 
 
-def _said(turn: Message, number: int, path: str, waiting: dict[str, str]) -> Json:
+def _said(turn: Message, number: int, path: str, waiting: dict[str, PastCall]) -> Json:
     """What only the assistant's messages have. Its calls wait for their results from now on."""
     fields: Json = {"reasoning_content": turn.thinking} if turn.thinking else {}
     calls: list[Json] = []
     for place, call in enumerate(turn.tool_calls or ()):
         ident = call.id or f"call_{number}_{place}"
-        waiting[ident] = call.function.name
+        waiting[ident] = call
         calls.append(_call(call, ident, f"{path}.tool_calls[{place}]"))
     return fields | {"tool_calls": calls} if calls else fields
 
@@ -73,18 +74,21 @@ def _call(call: PastCall, ident: str, path: str) -> Json:
     return {"id": ident, "type": "function", "function": function}
 
 
-def _answered(turn: Message, waiting: dict[str, str], path: str) -> str:
+def _answered(turn: Message, waiting: dict[str, PastCall], path: str) -> str:
     """The id of the call that a result answers, which waits no more."""
-    if turn.tool_call_id:
-        field, what = ".tool_call_id", f"No call {turn.tool_call_id!r}"
-        found = (ident for ident in waiting if ident == turn.tool_call_id)
-    elif turn.tool_name:
-        field, what = ".tool_name", f"No call of {turn.tool_name!r}"
-        found = (ident for ident, name in waiting.items() if name == turn.tool_name)
+    ident, name = turn.tool_call_id, turn.tool_name
+    if not ident:
+        field, what = (".tool_name", f"No call of {name!r}") if name else ("", "No call")
+        found = [call for call in waiting if _is_of(waiting[call], name)]
     else:
-        field, what, found = "", "No call", (ident for ident in waiting)
-    ident = next(found, None)
-    if ident is None:
+        field, what = ".tool_call_id", f"No call {ident!r}"
+        nameless = [call for call in waiting if not waiting[call].id and _is_of(waiting[call], name)]
+        found = [ident] if ident in waiting else nameless
+    if not found:
         reject(path + field, f"{what} waits for a result here.")
-    del waiting[ident]
-    return ident
+    del waiting[found[0]]
+    return found[0]
+
+
+def _is_of(call: PastCall, name: str | None) -> bool:
+    return not name or call.function.name == name

@@ -7,22 +7,30 @@ from typing import Any
 
 import msgspec
 
+from cortex_site.base.unread import UnreadFields
 from fleet.translation.responses.conversation import chat_messages
 from fleet.translation.responses.tools import Origin, tooling
 from fleet.translation.responses.wire import (
     TOLERATED,
+    TOLERATED_WITHIN,
     Format,
+    Item,
     ReasoningConfig,
     ResponsesBody,
     Tool,
+    UntypedMessage,
 )
-from fleet.translation.validation import decode_body, is_given, reject, require_object, unknown_fields
+from fleet.translation.validation import decode_body, is_given, reject, require_object
 
 Json = dict[str, Any]
 
 _bodies = msgspec.json.Decoder(ResponsesBody)
 
-_KNOWN = frozenset(ResponsesBody.__struct_fields__) | TOLERATED
+_UNREAD = UnreadFields(
+    ResponsesBody,
+    TOLERATED | TOLERATED_WITHIN,
+    {(ResponsesBody, "input"): list[Item | UntypedMessage]},  # which are decoded one by one
+)
 
 
 class ResponsesCall(msgspec.Struct, frozen=True):
@@ -68,7 +76,7 @@ def to_chat(
         chat |= _format(asked.text.format)
     if asked.text and asked.text.verbosity:
         chat["verbosity"] = asked.text.verbosity
-    limit, unknown = asked.max_output_tokens, unknown_fields(body, _KNOWN)
+    limit, unknown = asked.max_output_tokens, _UNREAD.of(body)
     encoded = msgspec.json.encode(chat)
     return ResponsesCall(
         body=encoded,

@@ -1,0 +1,108 @@
+"""How an endpoint answers without a task: it is told of events, and tells the client its answer.
+
+An operation of the API that has an `Endpoint` (`begun_by`) is begun by the protocol itself. An answer that
+has to wait for something else than the events of its own sockets leaves the rest to a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from django.http.response import HttpResponseBase
+
+from cortex_site.http.parsed_request import ParsedRequest
+from cortex_site.http.request import Request
+from cortex_site.http.response import BytesResponse, fields_of
+
+Rest = Callable[[], Coroutine[Any, Any, HttpResponseBase]]
+
+
+class Asker(Protocol):
+    """Who sent a request. One of `answer`, `respond` and `hand_over` is called, once."""
+
+    @property
+    def is_open(self) -> bool:
+        """False once the client has disconnected."""
+
+    def answer(self, lines: bytes, content: bytes) -> None:
+        """Send what an ordinary request gets: a 200 with these headers, each a line with its CRLF."""
+
+    def respond(self, response: HttpResponseBase) -> None:
+        """Send any other response."""
+
+    def hand_over(self, rest: Rest) -> None:
+        """Let a task make the response: something has to be waited for."""
+
+
+class Answering(Protocol):
+    """An answer that is being made."""
+
+    def begin(self) -> None:
+        """Go as far as nothing has to be waited for."""
+
+    def close(self) -> None:
+        """The client has left. Harmless once the answer has ended."""
+
+    def stop(self) -> None:
+        """This worker stops: respond at once."""
+
+
+Endpoint = Callable[[ParsedRequest | Request, Asker], Answering | None]
+_Operation = TypeVar("_Operation", bound=Callable[..., Any])
+
+
+def begun_by(endpoint: Endpoint) -> Callable[[_Operation], _Operation]:
+    """Return a decorator of an operation that `endpoint` answers as well, unless that returns None."""
+
+    def mark(operation: _Operation) -> _Operation:
+        operation.endpoint = endpoint  # type: ignore[attr-defined]
+        return operation
+
+    return mark
+
+
+class Awaited:
+    """A `Asker` for whom a task waits, as for each stream of HTTP/2."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._response: HttpResponseBase | None = None
+        self._rest: Rest | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._request.is_open
+
+    def answer(self, lines: bytes, content: bytes) -> None:
+        self.respond(BytesResponse(content, headers=fields_of(lines)))
+
+    def respond(self, response: HttpResponseBase) -> None:
+        self._response = response
+        self._wake()
+
+    def hand_over(self, rest: Rest) -> None:
+        self._rest = rest
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._come.done():
+            self._come.set_result(None)
+
+    async def response(self, answering: Answering) -> HttpResponseBase:
+        """Return the response. A task that is cancelled while its client is there responds as well."""
+        answering.begin()
+        try:
+            await self._come
+        except asyncio.CancelledError:
+            if not self.is_open:
+                answering.close()
+                raise
+            answering.stop()
+        else:
+            if self._rest is not None:
+                return await self._rest()
+        assert self._response is not None
+        return self._response

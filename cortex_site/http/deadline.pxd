@@ -1,0 +1,9 @@
+# C types for deadline.py when it is compiled.
+
+
+cdef class Deadline:
+    cdef public double due
+    cdef object _loop, _on_due, _timer
+
+    cpdef set(self, double due)
+    cpdef cancel(self)

@@ -1,0 +1,38 @@
+"""The pages of django-celery-beat, cut to what a fleet needs: names, when next, and whether it is on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.contrib import admin
+from django.utils import timezone
+from django_celery_beat.admin import PeriodicTaskAdmin
+from django_celery_beat.models import ClockedSchedule, PeriodicTask, SolarSchedule
+
+from fleet.admin.base import UNITS
+
+for unused in (ClockedSchedule, SolarSchedule, PeriodicTask):
+    admin.site.unregister(unused)
+
+
+@admin.register(PeriodicTask)
+class ScheduleAdmin(PeriodicTaskAdmin):
+    list_display = ("name", "every", "next_run", "last_run_at", "enabled")
+    list_display_links = ("name",)
+    list_filter = ("enabled",)
+    search_fields = ("name",)
+
+    @admin.display(description="when")
+    def every(self, row: PeriodicTask) -> str:
+        if row.interval is None:
+            return str(row.scheduler)
+        length = row.interval.schedule.run_every.total_seconds()
+        size, unit = next((each for each in UNITS if length % each[0] == 0), (1, "s"))
+        return f"every {length / size:g} {unit}"
+
+    @admin.display(description="next run")
+    def next_run(self, row: PeriodicTask) -> datetime | str:
+        if not row.enabled:
+            return "–"
+        due: datetime = timezone.now() + row.schedule.remaining_estimate(row.last_run_at or row.date_changed)
+        return due

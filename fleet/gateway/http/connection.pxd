@@ -1,0 +1,32 @@
+# C types for connection.py when it is compiled.
+
+cimport cython
+
+from cortex_site.http.answer_reader cimport AnswerReader
+from fleet.gateway.http.body cimport BodyBuffer
+from fleet.gateway.http.waiter cimport Waiter
+
+
+cdef class Connection:
+    cdef readonly AnswerReader answer
+    cdef readonly BodyBuffer body
+    cdef readonly double idle_since
+    cdef object _bounds, _loop, _transport, _take, _inlet
+    cdef Waiter _waiter
+    cdef double _head_until
+
+    @cython.locals(answer=AnswerReader)
+    cpdef data_received(self, bytes data)
+    cpdef send(self, bytes request, bytes body)
+    cpdef listen(self, object listener)
+    cpdef bint failed(self)
+    cdef _pass_on(self, object take)
+    cdef _pass_on_at_once(self, object take)
+    cdef _open_inlet(self, object take)
+    cdef _close_inlet(self)
+    cdef _fail(self, object error)
+    cpdef abort(self)
+    cpdef bint is_lost_to(self, object error)
+    cpdef bint may_send(self)
+    cpdef bint may_be_kept(self)
+    cpdef rest(self)
