@@ -77,16 +77,18 @@ def run(  # noqa: PLR0913
     full_s: float | None = None,
     add_options: Callable[[argparse.ArgumentParser], None] = lambda _: None,
     show: Callable[[dict[str, Any]], Iterable[str]] = table,
+    needs_peers: Callable[[argparse.Namespace], bool] = lambda _: True,
 ) -> dict[str, Any]:
     """Read the command line, measure, print the result and return it.
 
     `measure` returns the benchmark's own figures; `full_s` is its budget when it runs in full. `show` returns
-    the lines that are printed without `--json`.
+    the lines that are printed without `--json`. Peers are left out where nobody names them and the options
+    need none.
     """
     options = _parse(name, doc, peers, add_options)
     chosen = Size.SMOKE if options.smoke else Size.QUICK if options.quick else Size.FULL
     this = Run(chosen, Budget(), options)
-    _choose_peers(this, peers)
+    _choose_peers(this, peers, is_needed=needs_peers(options))
     this.budget = Budget(options.within or this.pick(full_s, QUICK_S, SMOKE_S))
     figures = measure(this)
     result = rounded({
@@ -131,11 +133,11 @@ def _parse(
     return parser.parse_args()
 
 
-def _choose_peers(this: Run, peers: Sequence[Peer]) -> None:
+def _choose_peers(this: Run, peers: Sequence[Peer], *, is_needed: bool) -> None:
     """Install what is not there yet; sort `peers` into those that take part and those that are missing."""
     asked = getattr(this.options, "peers", None)
     if asked is None:
-        asked = [] if this.size is Size.SMOKE else [peer.name for peer in peers]
+        asked = [peer.name for peer in peers if is_needed and this.size is not Size.SMOKE]
     for peer in peers:
         if peer.name not in asked:
             this.missing[peer.name] = "not asked for"

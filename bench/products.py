@@ -16,7 +16,6 @@ those of `bench.command`.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,14 +25,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in neuron's workers; read when torch is imported
-
 import torch
 from torch import Tensor
 
 from bench import command
 from bench.engine.bandwidth import Memory
 from ext import matmul
+from neuron.models import huge_pages
 from neuron.models.formats.block_types import BLOCK_TYPES
 from neuron.models.formats.dequantized import dequantized_product
 from neuron.models.formats.scaled_codes import ScaledCodes
@@ -75,6 +73,10 @@ def num_bytes(of: Matrix) -> int:
     return sum(block.nbytes for block in of.blocks)
 
 
+def _in_huge_pages(blocks: Tensor) -> Tensor:
+    return huge_pages.empty(blocks.shape, blocks.dtype).copy_(blocks)
+
+
 class Took(NamedTuple):
     """Seconds on the clock, and of all threads together."""
 
@@ -98,8 +100,8 @@ class Products:
         first = matrix(name, extent.outs, extent.ins)
         self.num_bytes = num_bytes(first)
         count = 1 + extent.num_bytes // self.num_bytes
-        others = (replace(first, blocks=tuple(b.clone() for b in first.blocks)) for _ in range(count - 1))
-        self._products = cycle([of.format.product(of) for of in (first, *others)])
+        copies = (replace(first, blocks=tuple(map(_in_huge_pages, first.blocks))) for _ in range(count))
+        self._products = cycle([of.format.product(of) for of in copies])
         self.slow = dequantized_product(first)
         self.count = count
 

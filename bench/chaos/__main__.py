@@ -7,8 +7,9 @@
     faults          what was killed, and how often
     lost            requests that ended in neither an answer nor an error that a client can act on
     stuck           placements and operations that are still under way after the storm
-    disagreements   between the database and the nodes
+    disagreements   between the database and the nodes, and between nodes and the processes of their engines
     unanswered      models that do not answer after the storm
+    slept           how often a model fell asleep in a node's host memory
     logged          requests that the gateways logged
     recorded        requests that the database has: fewer by what killed gateways had not stored yet
     details         a line for each of what is lost, stuck, in disagreement or unanswered, which must be zero
@@ -41,7 +42,7 @@ CALM_S = (2.0, 7.0)  # between two faults
 AWAY_S = (0.5, 3.0)  # until what was killed is started again
 AFTER_S = 60.0  # that a quick run keeps for what comes after the storm
 LEAST_S = 2.0
-SMOKE = Scale(neurons=1, gateways=1, models=2, clients=2, memory_mb=4000)
+SMOKE = Scale(neurons=1, gateways=1, models=3, devices=1, clients=2, memory_mb=4000)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ async def storm(run: command.Run, fleet: World) -> dict[str, Any]:
     await drive(fleet, tally, seed, until)
     await breaking
     stuck = audit.settle(fleet)
-    found = audit.disagreements(fleet)
+    found = audit.disagreements(fleet) + audit.strays(fleet)
     unanswered = audit.unanswered(fleet)
     return {
         "minutes": seconds / 60,
@@ -93,6 +94,7 @@ async def storm(run: command.Run, fleet: World) -> dict[str, Any]:
         "stuck": len(stuck),
         "disagreements": len(found),
         "unanswered": len(unanswered),
+        "slept": audit.times_slept(fleet),
         **audit.accounts(fleet),
         "details": [*tally.lost, *stuck, *found, *unanswered],
     }
@@ -119,6 +121,7 @@ def _faults(fleet: World, dice: random.Random) -> list[tuple[str, Callable[[], C
     return [
         ("neuron", partial(fleet.kill_neuron, neuron)),
         ("device worker", partial(fleet.kill_device_worker, neuron)),
+        ("engine", partial(fleet.kill_engine, neuron)),
         ("tasks", partial(fleet.kill_tasks, gateway)),
         ("gateway worker", partial(fleet.kill_gateway_worker, gateway)),
         ("gateway", partial(fleet.kill_gateway, gateway)),

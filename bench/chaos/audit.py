@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 
-from bench.chaos.world import World
+from bench.chaos.world import ENGINE, World
 from fleet.operations import ACTIVE
 
 SETTLE_S = 120.0
@@ -20,8 +22,8 @@ _ACTIVE = f"""select kind, model, node, state, message from fleet_operation
               where state in {tuple(map(str, ACTIVE))}"""  # noqa: S608 - constants
 _UNDER_WAY = """select p.model, n.name, p.state from fleet_placement p join fleet_node n on n.id = p.node_id
                 where p.state in ('loading', 'unloading')"""
-_LOADED = """select n.name, p.model from fleet_placement p join fleet_node n on n.id = p.node_id
-             where p.state = 'loaded'"""
+_RESTING = """select n.name, p.model, p.state from fleet_placement p join fleet_node n on n.id = p.node_id
+              where p.state in ('loaded', 'asleep')"""
 
 
 def settle(world: World, within_s: float = SETTLE_S) -> list[str]:
@@ -37,17 +39,36 @@ def settle(world: World, within_s: float = SETTLE_S) -> list[str]:
 
 
 def disagreements(world: World) -> list[str]:
-    """Models that are on a device twice, or that the database believes loaded where they are not."""
+    """Models that are on a node twice, or that the database believes loaded or asleep where they are not."""
     found: list[str] = []
-    believed = {(row[0], row[1]) for row in _query(world, _LOADED)}
-    actual: set[tuple[str, str]] = set()
+    believed = {(row[0], row[1], row[2]) for row in _query(world, _RESTING)}
+    actual: set[tuple[str, str, str]] = set()
     for number in range(world.scale.neurons):
-        models = [model["id"] for model in world.models_on(number) if model["state"] == "loaded"]
-        found += [
-            f"{name} is {count} times on n{number}" for name, count in Counter(models).items() if count > 1
-        ]
-        actual |= {(f"n{number}", model) for model in models}
-    return found + [f"{model} on {node}: database and node disagree" for node, model in believed ^ actual]
+        models = [model for model in world.models_on(number) if model["state"] in {"loaded", "asleep"}]
+        counts = Counter(model["id"] for model in models)
+        found += [f"{name} is {count} times on n{number}" for name, count in counts.items() if count > 1]
+        actual |= {(f"n{number}", model["id"], model["state"]) for model in models}
+    return found + [
+        f"{model} {state} on {node}: database and node disagree" for node, model, state in believed ^ actual
+    ]
+
+
+def times_slept(world: World) -> int:
+    """How often a model fell asleep, as the neurons logged it."""
+    return sum(neuron.log.read_text().count('"model fell asleep"') for neuron in world.neurons)
+
+
+def strays(world: World) -> list[str]:
+    """Servers of managed engines that no node knows, and models of theirs without one."""
+    folder = str(world.engine_model)
+    servers = 0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            servers += folder in words and "-c" not in words  # which is the guard's own
+    models = [model for number in range(world.scale.neurons) for model in world.models_on(number)]
+    known = sum(model["harness"] == ENGINE and model["state"] in {"loaded", "asleep"} for model in models)
+    return [f"{servers} servers of managed engines, and {known} models of theirs"] if servers != known else []
 
 
 def unanswered(world: World) -> list[str]:

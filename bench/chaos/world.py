@@ -39,7 +39,9 @@ interval_s = 1
 timeout_s = 2
 """
 NODE = '[[neurons]]\nname = "n{number}"\nendpoint = "{url}"\n'
-MODEL = '[[models]]\nid = "m{number}"\nsource = "{source}"\nvram_mb = {size}\n'
+MODEL = '[[models]]\nid = "m{number}"\nsource = "{source}"\nvram_mb = {size}\nharness = "{harness}"\n{more}\n'
+STAND_IN = "tests.stubs.stand_in_engine"  # the server of a managed engine
+ENGINE = "vllm"
 
 
 # What a program that is starting may answer with.
@@ -50,9 +52,10 @@ NOT_YET = (httpx.HTTPError, KeyError, json.JSONDecodeError)
 class Scale:
     """How large the fleet is, and the traffic on it."""
 
-    neurons: int = 4
+    neurons: int = 3
     gateways: int = 2
-    models: int = 12
+    models: int = 12  # every third one is a managed engine's
+    devices: int = 2  # of a node; with several, every fourth model is split over two
     residents: int = 2  # models that fit on a node at once
     memory_mb: int | None = None  # of a node; None: room for these beside an empty worker, which is measured
     clients: int = 12
@@ -132,7 +135,7 @@ class World:
     def start(self, model: Path, size_mb: int) -> Self:
         self._start_neurons(size_mb)
         settings = [NODE.format(number=i, url=url) for i, url in enumerate(self.neuron_urls)]
-        models = [MODEL.format(number=i, source=model, size=size_mb) for i in range(self.scale.models)]
+        models = [self._profile(number, model, size_mb) for number in range(self.scale.models)]
         for number in range(self.scale.gateways):
             self.kills.append([])
             home = self.folder / f"gateway-{number}"
@@ -152,6 +155,23 @@ class World:
         wait_for(self._sees_all_neurons, "all neurons are healthy", START_S, not_yet=NOT_YET)
         return self
 
+    def _profile(self, number: int, model: Path, size_mb: int) -> str:
+        is_split = self.scale.devices > 1 and number % 4 == 3
+        values = {"number": number, "size": size_mb, "more": "tensor_parallel = 2" if is_split else ""}
+        if number % 3 == 2:
+            return MODEL.format(source=self.engine_model, harness=ENGINE, **values)
+        return MODEL.format(source=model, harness="torch", **values)
+
+    @property
+    def engine_model(self) -> Path:
+        """The directory of all models of the managed engine."""
+        folder = self.folder / "engine"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+            (folder / "model.safetensors").touch()
+        return folder
+
     def _sees_all_neurons(self) -> bool:
         nodes = httpx.get(f"{self.api_urls[0]}/health", timeout=5).json()["nodes"]
         return bool(nodes["healthy"] == self.scale.neurons)
@@ -161,7 +181,11 @@ class World:
             port = next(self._ports)
             command = [sys.executable, "-m", "neuron.cli", "serve", "--listen", f"127.0.0.1:{port}"]
             env = clean_environment(
-                OMP_NUM_THREADS="1", NEURON_DEVICE__THREADS="1", NEURON_DEVICE__KV_MB=str(KV_MB)
+                OMP_NUM_THREADS="1",
+                NEURON_DEVICE__THREADS="1",
+                NEURON_DEVICE__CPU_DEVICES=str(self.scale.devices),
+                NEURON_DEVICE__KV_MB=str(KV_MB),
+                NEURON_ENGINES=json.dumps({ENGINE: {"command": [sys.executable, "-m", STAND_IN, ENGINE]}}),
             )
             self.neurons.append(Program(f"n{number}", command, env, self.folder / f"neuron-{number}.log"))
             self.neuron_urls.append(f"http://127.0.0.1:{port}")
@@ -201,6 +225,11 @@ class World:
     def kill_device_worker(self, number: int) -> None:
         for worker in self.neurons[number].children("neuron.worker"):
             worker.kill()
+
+    def kill_engine(self, number: int) -> None:
+        """Kill what runs of a managed engine: its server, or the guard of it."""
+        for process in self.neurons[number].children(STAND_IN):
+            process.kill()
 
     def kill_tasks(self, gateway: int) -> None:
         for worker in self.gateways[gateway].children("tasks-"):

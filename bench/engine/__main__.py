@@ -40,6 +40,19 @@ map their file or quantize it on the way, one core (`in_situ`):
     load_s_over_read_mapped, load_s_over_read_in_situ        a load's time over that of reading the file once
     peak_over_size_mapped, peak_over_size_in_situ            the most memory that a load takes, over the model
 
+`senses`, what an engine does besides:
+
+    ngram_decode_over_plain        tokens a second of an answer that copies 80 % of its prompt, over those
+                                   without drafts
+    ngram_decode_misled_over_plain  the same of an answer whose drafts are all wrong
+    lora_16_over_base              tokens a second of 16 requests on 8 adapters of rank 8 for queries and
+                                   values, over those of 16 requests on the model itself
+    lora_load_ms                   to load one of these adapters
+    image_first_over_reference     time to the first token after a megapixel image, over transformers'
+    image_gap_p99_over_alone       gaps of streams beside eight such prompts, over their gaps alone
+    rerank_over_reference          time for 64 pairs, over sentence-transformers' `CrossEncoder`, if installed
+    embed_over_reference           time for 256 texts of mixed length, over its `encode`
+
 Common to all:
 
     runs                           everything, by kind of weights
@@ -51,28 +64,22 @@ are null.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in neuron's workers; read when torch is imported
 
 import torch
 import transformers
 
-from bench import command
+from bench import command, inference
 from bench.budget import Budget
-from bench.engine import dense, families, weights
+from bench.engine import dense, families, senses, weights
 from bench.engine.llama import LLAMA
 
-GROUPS = {"dense": dense, "families": families, "weights": weights}
+GROUPS = {"dense": dense, "families": families, "weights": weights, "senses": senses}
 
 
 def measure(run: command.Run) -> dict[str, Any]:
-    torch.set_num_threads(run.options.threads)
-    torch.set_grad_enabled(False)
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
+    inference.set_up(run.options.threads)
     figures: dict[str, Any] = {key: None for group in GROUPS.values() for key in group.FIGURES}
     runs: dict[str, Any] = {}
     for name in run.options.only:
@@ -99,4 +106,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    command.run("engine", __doc__, measure, peers=[LLAMA], add_options=add_options)
+    command.run(
+        "engine",
+        __doc__,
+        measure,
+        peers=[LLAMA],
+        add_options=add_options,
+        needs_peers=lambda options: "weights" in options.only,
+    )

@@ -58,6 +58,10 @@ class LlamaProcess:
         """Run new prompts, and return the seconds until each has its first token."""
         return self._tell("start", prompts)
 
+    def swap(self, prompt: Sequence[int]) -> float:
+        """Return the seconds from a model that is loaded to the first token of the same, loaded anew."""
+        return self._tell("swap", [prompt])
+
     def steps(self, count: int) -> float:
         """Return the seconds that so many decode steps of all sequences take."""
         return self._tell("steps", count)

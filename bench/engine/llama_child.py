@@ -4,6 +4,7 @@ Commands come to stdin, answers go to stdout, each one JSON object a line; it sl
 
     {"start": [[token, …], …]}  forget all, run each prompt as a sequence and choose a token after it
     {"steps": N}                N times: append what was chosen, in one batch, and choose again
+    {"swap": [[token, …]]}      drop the model, load it again, and run a prompt
 
 An answer has `seconds` and `tokens`, those that were chosen last. It is always the likeliest.
 """
@@ -43,23 +44,34 @@ class Model:
     def __init__(self, file: str, threads: int) -> None:
         folder = Path(llama_cpp.__file__).with_name("lib")
         _ggml.libggml.ggml_backend_load_all_from_path(ctypes.c_char_p(bytes(folder)))
-        params = llama_cpp.llama_model_default_params()
-        self._model = llama_cpp.llama_model_load_from_file(file.encode(), params)
-        assert self._model, f"{file} cannot be loaded"
-        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
-        self._contexts = {count: self._context(count, threads) for count in (1, SEQUENCES)}
+        self._file, self._threads = file, threads
         self._batch = llama_cpp.llama_batch_init(CONTEXT * SEQUENCES, 0, 1)
         self._lengths: list[int] = []
         self._chosen: list[int] = []
+        self._load((1, SEQUENCES))
 
-    def _context(self, sequences: int, threads: int) -> Any:
+    def _load(self, counts: Sequence[int]) -> None:
+        params = llama_cpp.llama_model_default_params()
+        self._model = llama_cpp.llama_model_load_from_file(self._file.encode(), params)
+        assert self._model, f"{self._file} cannot be loaded"
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        self._contexts = {count: self._context(count) for count in counts}
+
+    def _context(self, sequences: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = CONTEXT * sequences, sequences
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = self._threads
         context = llama_cpp.llama_init_from_model(self._model, params)
         assert context, f"no context of {sequences} sequences"
         return context
+
+    def swap(self, prompts: Sequence[Sequence[int]]) -> None:
+        for context in self._contexts.values():
+            llama_cpp.llama_free(context)
+        llama_cpp.llama_model_free(self._model)
+        self._load((1,))
+        self.start(prompts)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> None:
         self._lengths = [0] * len(prompts)

@@ -26,8 +26,8 @@ BLOCK_BYTES = 16 << 20
 
 
 def measure(run: command.Run, folder: Path) -> dict[str, Any]:
-    """The figures of loads on one core of weights in the page cache: 2 GB, or 370 MB in a quick run."""
-    path = random_weights(folder / "loads", run.pick(HUGE, LARGE, LEAST), torch.bfloat16)
+    """The figures of loads on one core of 2 GB of weights in the page cache."""
+    path = random_weights(folder / "loads", run.pick(HUGE, HUGE, LEAST), torch.bfloat16)
     least = random_weights(folder / "least", LEAST, torch.bfloat16)
     measured = {way: _apart(load, path, least, quant) for way, quant in WAYS.items()}
     figures = {f"{key}_{way}": found[key] for way, found in measured.items() for key in KEYS}
@@ -47,17 +47,17 @@ def load(path: Path, least: Path, quant: str | None) -> dict[str, float]:
     torch.set_grad_enabled(False)
     decoder_of(least, CPU, quant=quant)
     (file,) = path.glob("*.safetensors")
-    read_s = min(_read(file) for _ in range(3))
+    once_s = min(read_s(file) for _ in range(3))
     before = _reset_peak()
     started = time.perf_counter()
     decoder_of(path, CPU, quant=quant)
     load_s = time.perf_counter() - started
     peak_bytes = _status_bytes("VmHWM") - before
     return {
-        "load_s_over_read": load_s / read_s,
+        "load_s_over_read": load_s / once_s,
         "peak_over_size": peak_bytes / _size(path, quant),
         "load_s": load_s,
-        "read_s": read_s,
+        "read_s": once_s,
         "peak_bytes": peak_bytes,
     }
 
@@ -67,7 +67,8 @@ def _size(path: Path, quant: str | None) -> int:
     return weight_bytes(checkpoint, model_dtype(checkpoint))
 
 
-def _read(file: Path) -> float:
+def read_s(file: Path) -> float:
+    """The seconds that it takes to read a file once."""
     block = bytearray(BLOCK_BYTES)
     started = time.perf_counter()
     with file.open("rb", buffering=0) as stream:

@@ -10,10 +10,12 @@ import torch
 
 from bench.budget import Budget
 from neuron.device.model_runner import ModelRunner
-from neuron.engine.request import GrammarMatcher
+from neuron.engine.drafter import DraftSource
+from neuron.engine.request import GrammarMatcher, LoadedAdapter
 from neuron.engine.scheduler import Scheduler
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.pipe import Sampling, Submit, Tokens
+from neuron.step import PromptImage
 
 MOST_NEW = 900  # tokens of a request that runs until it is not needed any more
 PROMPT_VOCAB = 1500  # of prompts: about helexa-tiny's, the smallest vocabulary that is measured
@@ -35,6 +37,7 @@ class Engine:
         vocab_size: int,
         limits: SchedulerLimits | None = None,
         has_states: bool = False,
+        drafts: DraftSource | None = None,
     ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(
@@ -43,6 +46,7 @@ class Engine:
             vocab_size=vocab_size,
             limits=limits or SchedulerLimits(),
             has_states=has_states,
+            drafts=drafts,
         )
         self._number = 0
         self.tokens: dict[int, list[int]] = {}
@@ -50,13 +54,20 @@ class Engine:
         self.step_s: list[float] = []
         self.run_s: list[float] = []
 
-    def submit(self, tokens: list[int], max_tokens: int, matcher: GrammarMatcher | None = None) -> int:
+    def submit(
+        self,
+        tokens: list[int],
+        max_tokens: int,
+        matcher: GrammarMatcher | None = None,
+        images: Sequence[PromptImage] = (),
+        adapter: LoadedAdapter | None = None,
+    ) -> int:
         """Queue a greedy request and return its number."""
         self._number += 1
         self.tokens[self._number] = []
         self.token_times[self._number] = []
         request = Submit(self._number, "m", tokens, max_tokens, GREEDY, [])
-        assert self._scheduler.submit(request, 0.0, matcher) is None
+        assert self._scheduler.submit(request, 0.0, matcher, images, adapter) is None
         return self._number
 
     def step(self) -> bool:

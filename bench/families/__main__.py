@@ -2,10 +2,11 @@
 
 Each is compared with `generate`, in a process of its own for two minutes at most: prompts of three lengths in
 one batch, cut into chunks, again from the prefix cache, and for a next turn. Embeddings are compared by their
-cosine. What is known is kept in build/families.jsonl, so that a run that was stopped goes on where it was. In
-full, the lists of neuron/models/FAMILIES.md are written anew.
+cosine, scores of pairs by their difference. What is known is kept in build/families-KIND.jsonl, so that a run
+that was stopped goes on where it was, and those that timed out are tried again. In full, the lists of
+neuron/models/FAMILIES.md are written anew, those of `--kinds` alone if some are named.
 
-    equal, differs, refused         architectures by kind: causal, image-text, embedding; variants aside
+    equal, differs, refused         architectures by kind: causal, image-text, embedding, ranking; no variants
     crashed, not_built, timed_out   the same
     runs                            for each architecture and variant: kind, label, result, detail
 
@@ -32,10 +33,11 @@ from bench.families.catalogue import KINDS, PICKED, SMOKE, VARIANTS, Case, every
 from bench.families.check import Verdict, check
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "build" / "families.jsonl"
+KEPT = ROOT / "build"
 LIST = ROOT / "neuron" / "models" / "FAMILIES.md"
 LIMIT_S, FULL_S = 120.0, 1800.0
-RESULTS = ("equal", "differs", "refused", "crashed", "not built", "timed out")
+TIMED_OUT = "timed out"
+RESULTS = ("equal", "differs", "refused", "crashed", "not built", TIMED_OUT)
 
 INTRODUCTION = """\
 # Families
@@ -44,9 +46,10 @@ What `python -m bench.families` found with transformers {}: each architecture, m
 float32 on a CPU. *Equal* means that every token is the one of `generate`, in batches, in chunks, from the
 prefix cache and in a next turn, or that embeddings agree. *Refused* models are not loaded, for the reason
 given. *Not built* are those that transformers itself does not build or run this way. Image-text models are
-run on text alone. Encoders, and models with one, are built as the decoder that transformers has of them,
-where it has one: *built with is_decoder*. Both sides draw greedily, with a penalty for repetition. Written by
-the benchmark; do not edit.
+run on text and on generated pictures, in one batch; *refused: images* are those that run on text alone.
+Vectors and scores agree to within 1e-5, of cosines and of scores. Encoders, and models with one, are built as
+the decoder that transformers has of them, where it has one: *built with is_decoder*. Both sides draw
+greedily, with a penalty for repetition. Written by the benchmark; do not edit.
 
 What runs a model: *FusedDecoder* is our own; *TransformersDecoder* transformers' layers over our attention, a
 whole batch at once; *CachedDecoder* and *RecurrentDecoder* transformers' model over our pages or slots, one
@@ -57,8 +60,12 @@ Row = dict[str, str]
 
 
 def measure(run: command.Run) -> dict[str, Any]:
-    cases = run.pick(every_case(), picked(PICKED), picked(SMOKE))
-    known = {} if run.size is command.Size.SMOKE or run.options.again else read(KEPT)
+    kinds = run.options.kinds
+    every = run.pick(every_case(), picked(PICKED), picked(SMOKE))
+    cases = [case for case in every if case.kind in kinds]
+    known: dict[tuple[str, str], Row] = {}
+    if run.size is not command.Size.SMOKE and not run.options.again:
+        known = {key: row for kind in kinds for key, row in read(kept(kind)).items()}
     rows: list[Row] = []
     for case in cases:
         row = known.get((case.kind, case.label))
@@ -67,12 +74,13 @@ def measure(run: command.Run) -> dict[str, Any]:
                 continue
             result, detail = alone(case)
             row = {"kind": case.kind, "label": case.label, "result": result, "detail": detail}
-            if run.size is not command.Size.SMOKE:
-                keep(KEPT, row)
+            if run.size is not command.Size.SMOKE and result != TIMED_OUT:  # a busy machine's is no finding
+                keep(kept(case.kind), row)
         rows.append(row)
         run.say(" | ".join(row.values()))
     if run.size is command.Size.FULL and len(rows) == len(cases):
-        LIST.write_text("\n".join(listing(rows)) + "\n")
+        others = [row for row in listed(LIST) if row["kind"] not in kinds]
+        LIST.write_text("\n".join(listing([*rows, *others])) + "\n")
     return {result.replace(" ", "_"): counts(rows, result) for result in RESULTS} | {"runs": rows}
 
 
@@ -94,7 +102,7 @@ def alone(case: Case) -> tuple[str, str]:
     theirs.close()
     try:
         if not ours.poll(LIMIT_S):
-            return "timed out", f"after {LIMIT_S:.0f} s"
+            return TIMED_OUT, f"after {LIMIT_S:.0f} s"
         verdict: Verdict = ours.recv()
     except EOFError:
         process.join()
@@ -111,6 +119,23 @@ def _report(pipe: Connection, case: Case) -> None:
 
 
 # --- files ------------------------------------------------------------------------------------------------
+
+
+def kept(kind: str) -> Path:
+    return KEPT / f"families-{kind}.jsonl"
+
+
+def listed(path: Path) -> list[Row]:
+    """The rows of a FAMILIES.md."""
+    rows: list[Row] = []
+    kind = ""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith("## "):
+            kind = line[3:].lower()
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if kind in KINDS and line.startswith("| ") and len(cells) == 3 and cells[1] in RESULTS:
+            rows.append({"kind": kind, "label": cells[0], "result": cells[1], "detail": cells[2]})
+    return rows
 
 
 def read(path: Path) -> dict[tuple[str, str], Row]:
@@ -142,6 +167,7 @@ def listing(rows: list[Row]) -> Iterator[str]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help=", ".join(KINDS))
     parser.add_argument("--again", action="store_true", help="forget what earlier runs found")
 
 

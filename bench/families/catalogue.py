@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.models.auto import modeling_auto as auto
 
-CAUSAL, IMAGE_TEXT, EMBEDDING = "causal", "image-text", "embedding"
+CAUSAL, IMAGE_TEXT, EMBEDDING, RANKING = "causal", "image-text", "embedding", "ranking"
 _DECODERS_THAT_EMBED = {"gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen2_vl", "qwen3", "qwen3_vl"}
 _EMBEDS = {*auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, *auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES}
 _EMBEDS |= {"clip", "siglip", *_DECODERS_THAT_EMBED}
@@ -15,6 +15,7 @@ KINDS: dict[str, frozenset[str]] = {
     CAUSAL: frozenset(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     IMAGE_TEXT: frozenset(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
     EMBEDDING: frozenset(_EMBEDS & auto.MODEL_MAPPING_NAMES.keys()),
+    RANKING: frozenset(_EMBEDS & auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.keys()),
 }
 _LAYERS_SLIDE = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2}
@@ -68,8 +69,9 @@ PICKED = {
         "mistral3", "paligemma", "qwen2_vl", "unlimited_ocr",
     ),
     EMBEDDING: ("bert", "fnet", "mpnet", "qwen3_vl"),
+    RANKING: ("deberta-v2", "modernbert", "qwen3", "xlm-roberta"),
 }  # fmt: skip
-SMOKE = {CAUSAL: ("llama", "bert"), EMBEDDING: ("bert",)}
+SMOKE = {CAUSAL: ("llama", "bert"), IMAGE_TEXT: ("llava",), EMBEDDING: ("bert",), RANKING: ("bert",)}
 
 
 @dataclass(frozen=True, slots=True)

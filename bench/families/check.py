@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,38 +15,34 @@ import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
 )
 
-from bench.families.catalogue import CAUSAL, EMBEDDING, Case
-from bench.families.shrink import SPECIAL, tiny_config, tiny_model
-from neuron.device.model_runner import ModelRunner
-from neuron.engine.scheduler import Scheduler
-from neuron.engine.scheduler_limits import SchedulerLimits
+from bench.families.catalogue import CAUSAL, EMBEDDING, IMAGE_TEXT, RANKING, Case
+from bench.families.pictures import TinyProcessor
+from bench.families.prompts import LENGTHS, NEW, Prompt, generate, picture_prompts, serve, text_prompt
+from bench.families.shrink import tiny_config, tiny_model
 from neuron.models.architecture import decoder_class
 from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.decoder import AnyDecoder, load_decoder
 from neuron.models.embedder import load_embedder
-from neuron.models.pooling import Pooling
+from neuron.models.image_processor import image_token_id
+from neuron.models.ranker import load_ranker
 from neuron.models.reading import read_checkpoint
+from neuron.models.sentence_modules import Embedding, Pooling, Ranking
 from neuron.models.weights import LoadOptions
-from neuron.pipe import Finished, Sampling, Submit, Tokens
-from neuron.step import CacheShape, EmbeddingPlan
+from neuron.step import EmbeddingPlan, EncodedText
 
 Result = Literal["equal", "differs", "refused", "crashed", "not built"]
-LENGTHS = (5, 37, 90)  # within a page, within a step, longer than a step
 ROUNDS = ("in a batch", "from the prefix cache", "in the next turn")
-NEW = 16
-PENALTY = 1.5  # for repetition: texts that say one thing again and again would compare little
-SAME = 0.9999  # cosine of two vectors that are equal but for rounding
+SAME = 1e-5  # how far cosines are from 1, and scores from each other, of what is equal but for rounding
 # Where `generate` and the class's own `forward` disagree, the class is right: it was trained that way.
 OTHER_WAYS: dict[str, dict[str, Any]] = {
     "without a cache, which differs from that with one": {"use_cache": False},
+    "of pictures encoded one by one, which differs from together": {"one_by_one": True},
     "told positions from 1, as the class counts, not from 0": {"first_position": 1},
 }
-SHAPE = CacheShape(num_pages=200, page_size=8, num_slots=8, context=256, num_snapshots=16)
-STEP_TOKENS = 48
-PROMPT_TYPES = {"hrm_text": 1, "paligemma": 0}  # by which a tokenizer tells that tokens are a prompt
 NOTHING = Checkpoint(Path(), {}, {})
 
 
@@ -59,7 +57,7 @@ class Verdict:
 def check(case: Case) -> Verdict:
     """Build the architecture, run it on both sides and compare; whatever fails is the verdict."""
     try:
-        return _embeds(case) if case.kind == EMBEDDING else _writes(case)
+        return {EMBEDDING: _embeds, RANKING: _ranks}.get(case.kind, _writes)(case)
     except ModelLoadError as error:
         return Verdict("refused", _reason(error))
     except Exception as error:  # noqa: BLE001 - is the verdict
@@ -76,33 +74,73 @@ def _writes(case: Case) -> Verdict:
     how = ""
     if case.kind == CAUSAL and not case.changes and _makes_decoder(config):
         how = "; built with is_decoder"
-    found = decoder_class(NOTHING, config)
+    found = decoder_class(NOTHING, config, images=case.kind == IMAGE_TEXT)
     try:
         model = tiny_model(found, config)
     except Exception as error:  # noqa: BLE001 - transformers' own
         return Verdict("not built", f"model: {_line(error)}")
+    processor, blind = _pictures(model) if case.kind == IMAGE_TEXT else (None, "")
     failure = ""
+    prompts = [text_prompt(length) for length in LENGTHS] + picture_prompts(processor)
     try:
-        rounds, references = _rounds(model)
+        rounds, references = _rounds(model, prompts)
     except Exception as error:  # noqa: BLE001 - transformers' own
         failure = f"generate: {_line(error)}"
         with suppress(Exception):
-            rounds, references = _rounds(model, use_cache=False)
+            rounds, references = _rounds(model, prompts, use_cache=False)
             failure, how = "", f"{how}; to `generate` without a cache, which fails with one"
     try:
-        decoder = _loaded(model)
+        decoder, unseen = _loaded(model, processor)
     except ModelLoadError as error:
         if failure and "it does not run" in error.message:
             return Verdict("not built", failure)
         raise
     if failure:
         return Verdict("not built", failure)
-    served = _served(decoder, rounds)
+    if unseen:
+        rounds, references = (
+            [prompts[: len(LENGTHS)] for prompts in rounds],
+            [r[: len(LENGTHS)] for r in references],
+        )
+    verdict = _compared(model, decoder, rounds, references, how)
+    if verdict.result == "equal" and (cause := unseen or blind):
+        return Verdict("refused", f"images: {cause}; equal on text alone: {verdict.detail}")
+    return Verdict(
+        verdict.result, f"{verdict.detail}{_told_apart(None if unseen else processor, references)}"
+    )
+
+
+def _pictures(model: Any) -> tuple[TinyProcessor | None, str]:
+    """Return what draws pictures for a class, or why there are none."""
+    try:
+        return TinyProcessor(model, image_token_id(model.config, None)), ""
+    except ModelLoadError as error:
+        return None, _reason(error)
+    except (AttributeError, ValueError) as error:
+        return None, _line(error)
+
+
+def _told_apart(processor: TinyProcessor | None, references: Sequence[Sequence[list[int]]]) -> str:
+    """Return the form of the pictures, and whether other pictures lead to other texts."""
+    if processor is None:
+        return ""
+    one, other = references[0][len(LENGTHS) :][:2]
+    return f"; pictures: {processor.form}" + ("" if one != other else ", not told apart")
+
+
+def _compared(
+    model: Any,
+    decoder: AnyDecoder,
+    rounds: list[list[Prompt]],
+    references: list[list[list[int]]],
+    how: str,
+) -> Verdict:
+    served = serve(decoder, rounds)
     name = type(decoder).__name__ + how
     if difference := _difference(served, references):
         for what, options in OTHER_WAYS.items():
             with suppress(Exception):  # transformers' own
-                others = [[_generate(model, tokens, **options) for tokens in prompts] for prompts in rounds]
+                others = [[generate(model, prompt, **options) for prompt in prompts] for prompts in rounds]
                 if not _difference(served, others):
                     return Verdict("equal", f"{name}; to `generate` {what}")
         return Verdict("differs", f"{difference} ({name})")
@@ -119,11 +157,35 @@ def _makes_decoder(config: Any) -> bool:
     return True
 
 
-def _loaded(model: Any) -> AnyDecoder:
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        options = LoadOptions(torch.float32, torch.device("cpu"), lambda _: None, images=False)
-        return load_decoder(read_checkpoint(Path(folder)), options)
+def _loaded(model: Any, processor: TinyProcessor | None) -> tuple[AnyDecoder, str]:
+    """Return the decoder, and why it has no sight although there are pictures."""
+    causes: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: causes.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("neuron.models")
+    log.addHandler(handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            options = LoadOptions(
+                torch.float32, torch.device("cpu"), lambda _: None, images=processor is not None
+            )
+            decoder = load_decoder(read_checkpoint(Path(folder)), options, processor=processor)
+    finally:
+        log.removeHandler(handler)
+    if processor is None or decoder.vision_encoder:
+        return decoder, ""
+    off = next((cause for cause in causes if "images are off" in cause), "its decoder takes none")
+    return decoder, off.partition("reads and writes text: ")[2] or off
+
+
+def _rounds(
+    model: Any, first: list[Prompt], **options: Any
+) -> tuple[list[list[Prompt]], list[list[list[int]]]]:
+    """Prompts in three rounds, the second the first again, and what `generate` answers to each."""
+    answers = [generate(model, prompt, **options) for prompt in first]
+    turn = [prompt.followed_by(answer) for prompt, answer in zip(first, answers, strict=True)]
+    return [first, first, turn], [answers, answers, [generate(model, prompt, **options) for prompt in turn]]
 
 
 def _refuse_default(config_class: Any) -> None:
@@ -138,93 +200,20 @@ def _refuse_default(config_class: Any) -> None:
 def _difference(served: Sequence[Sequence[list[int]]], wanted: Sequence[Sequence[list[int]]]) -> str:
     """Where the answers begin to differ, in words; empty when they are equal."""
     for where, ours, theirs in zip(ROUNDS, served, wanted, strict=True):
-        for length, mine, answer in zip(LENGTHS, ours, theirs, strict=True):
+        for number, (mine, answer) in enumerate(zip(ours, theirs, strict=True)):
             if mine != answer:
                 pairs = zip(mine, answer, strict=True)
                 at = next(index for index, (our, their) in enumerate(pairs) if our != their)
-                return f"{where}, prompt of {length} tokens: from token {at} of {NEW}"
+                what = f"of {LENGTHS[number]} tokens" if number < len(LENGTHS) else "with pictures"
+                return f"{where}, prompt {what}: from token {at} of {NEW}"
     return ""
-
-
-def _rounds(model: Any, **options: Any) -> tuple[list[list[list[int]]], list[list[list[int]]]]:
-    """Prompts in three rounds, the second the first again, and what `generate` answers to each."""
-    first = [_prompt(length) for length in LENGTHS]
-    answers = [_generate(model, tokens, **options) for tokens in first]
-    turn = [[*tokens, *answer, *_prompt(6)] for tokens, answer in zip(first, answers, strict=True)]
-    return [first, first, turn], [answers, answers, [_generate(model, tokens, **options) for tokens in turn]]
-
-
-def _prompt(length: int) -> list[int]:
-    generator = torch.Generator().manual_seed(length)
-    return torch.randint(3, SPECIAL, (length,), generator=generator).tolist()
-
-
-@torch.inference_mode()
-def _generate(
-    model: Any, tokens: list[int], *, use_cache: bool = True, first_position: int | None = None
-) -> list[int]:
-    model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
-    told = {}
-    if first_position is not None:
-        told["position_ids"] = torch.arange(first_position, first_position + len(tokens))[None]
-    if (kind := PROMPT_TYPES.get(model.config.model_type)) is not None:
-        told["token_type_ids"] = torch.full((1, len(tokens)), kind)
-    out = model.generate(
-        input_ids=torch.tensor([tokens]),
-        attention_mask=torch.ones(1, len(tokens), dtype=torch.int64),
-        max_new_tokens=NEW,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        use_cache=use_cache,
-        repetition_penalty=PENALTY,
-        **told,
-    )
-    answer: list[int] = out[0, len(tokens) :].tolist()
-    return answer
-
-
-def _served(decoder: AnyDecoder, rounds: Sequence[Sequence[list[int]]]) -> list[list[list[int]]]:
-    """The answers to each round, its prompts in one batch, the cache kept from round to round."""
-    limits = SchedulerLimits(max_running=SHAPE.num_slots, step_tokens=STEP_TOKENS)
-    scheduler = Scheduler(
-        "m",
-        SHAPE,
-        vocab_size=decoder.vocab_size,
-        limits=limits,
-        has_states=bool(decoder.states),
-        prompt_rule=decoder.prompt_rule,
-    )
-    runner = ModelRunner(decoder, decoder.layers, SHAPE, states=decoder.states)
-    answers: list[list[list[int]]] = []
-    for prompts in rounds:
-        texts: dict[int, list[int]] = {}
-        for tokens in prompts:
-            number = len(texts)
-            texts[number] = []
-            assert (
-                scheduler.submit(
-                    Submit(number, "m", tokens, NEW, Sampling(repetition_penalty=PENALTY), []), 0.0
-                )
-                is None
-            )
-        while scheduler.has_work:
-            plan = scheduler.plan()
-            assert plan is not None
-            for event in scheduler.apply(plan, runner.run(plan), 0.1):
-                if isinstance(event, Tokens):
-                    texts[event.id] += event.tokens
-                assert isinstance(event, Tokens | Finished), event
-        scheduler.check()
-        answers.append(list(texts.values()))
-    return answers
 
 
 def _embeds(case: Case) -> Verdict:
     try:
         config = tiny_config(CONFIG_MAPPING[case.model_type], **case.changes)
         model = tiny_model(MODEL_MAPPING[type(config)], config)
-        prompts = [_prompt(length) for length in LENGTHS]
+        prompts = [text_prompt(length).tokens for length in LENGTHS]
         with torch.inference_mode():
             states = [model(input_ids=torch.tensor([tokens])).last_hidden_state for tokens in prompts]
         wanted = [state[0].mean(0) for state in states]
@@ -233,12 +222,42 @@ def _embeds(case: Case) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         options = LoadOptions(torch.float32, torch.device("cpu"), lambda _: None)
-        embedder = load_embedder(read_checkpoint(Path(folder)), Pooling("mean", False, None), options)
-    rows = embedder.run(EmbeddingPlan(tuple(map(tuple, prompts))))
+        embedder = load_embedder(read_checkpoint(Path(folder)), Embedding(Pooling(("mean",))), options)
+    rows = embedder.run(EmbeddingPlan(tuple(EncodedText(tuple(tokens)) for tokens in prompts)))
     found = [torch.frombuffer(bytearray(row), dtype=torch.float32) for row in rows]
     pairs = zip(found, wanted, strict=True)
     least = min(float(torch.cosine_similarity(mine, theirs, dim=0)) for mine, theirs in pairs)
-    return Verdict("equal") if least > SAME else Verdict("differs", f"least cosine {least:.4f}")
+    return Verdict("equal") if least > 1 - SAME else Verdict("differs", f"least cosine {least:.6f}")
+
+
+def _ranks(case: Case) -> Verdict:
+    prompts = [text_prompt(length).tokens for length in LENGTHS]
+    pairs = [EncodedText(tuple(tokens), second=len(tokens) // 2) for tokens in prompts]
+    try:
+        config = tiny_config(CONFIG_MAPPING[case.model_type], **case.changes)
+        config.num_labels, config.pad_token_id = 1, 0
+        model = tiny_model(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], config)
+        wanted = torch.stack([_score(model, pair) for pair in pairs])
+    except Exception as error:  # noqa: BLE001 - transformers' own
+        return Verdict("not built", _line(error))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        options = LoadOptions(torch.float32, torch.device("cpu"), lambda _: None)
+        ranker = load_ranker(read_checkpoint(Path(folder)), Ranking(), options)
+    rows = ranker.run(EmbeddingPlan(tuple(pairs)))
+    found = torch.cat([torch.frombuffer(bytearray(row), dtype=torch.float32) for row in rows])
+    most = float((found - wanted).abs().max())
+    return Verdict("equal") if most < SAME else Verdict("differs", f"most {most:.6f}")
+
+
+@torch.inference_mode()
+def _score(model: Any, pair: EncodedText) -> torch.Tensor:
+    told = {"attention_mask": torch.ones(1, len(pair.tokens), dtype=torch.int64)}
+    has_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    if has_types and (count := getattr(model.config, "type_vocab_size", None)):
+        told["token_type_ids"] = torch.tensor([pair.types]).clamp(max=count - 1)
+    score: torch.Tensor = torch.sigmoid(model(input_ids=torch.tensor([pair.tokens]), **told).logits[0, 0])
+    return score
 
 
 def _reason(error: ModelLoadError) -> str:

@@ -114,9 +114,13 @@ _DOTS3_NOTE: dict[str, Any] = {
     "per_layer_config": {1: _LATENT_HEADS, 3: _LATENT_HEADS},
 }
 
+_TILES = [[28, 56], [56, 28], [56, 56]]  # sizes in pixels that images are cut into
+_WINDOWED = {"window_size": 56, "fullatt_block_indexes": [1]}
+
 # What no key says: by model type, changes to the tiny configuration (of its text, where that is a part).
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
+    "aria": {"projector_patch_to_query_dict": {4: 2}},
     "chameleon": {"vocabulary_map": {"<image>": SPECIAL}},
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse"] * 2},
     "deepseek_v4": {
@@ -126,9 +130,29 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "dots3_note": _DOTS3_NOTE,
     "dots3_note_text": _DOTS3_NOTE,
     "emu3": {"vocabulary_map": {"<image>": SPECIAL}},
+    "exaone4_5": {"vision_config": _WINDOWED},
+    "gemma3": {"mm_tokens_per_image": 4},
+    "gemma4": {"vision_config": {"pooling_kernel_size": 2}},
+    "gemma4_unified": {"vision_config": {}},
+    "hyperclovax_vision_v2": {"vision_config": _WINDOWED},
+    "llama4": {
+        "vision_config": {"intermediate_size": 4 * HIDDEN, "projector_input_dim": HIDDEN}
+        | {"projector_output_dim": HIDDEN, "vision_output_dim": HIDDEN}
+    },
+    "llava_next": {"image_grid_pinpoints": _TILES},
+    "llava_next_video": {"image_grid_pinpoints": _TILES},
+    "llava_onevision": {"image_grid_pinpoints": _TILES},
+    "minicpm_ocr": {"image_token_id": SPECIAL},
+    "minicpmv4_6": {"image_token_id": SPECIAL},
+    "minicpmv4_7": {"image_token_id": SPECIAL},
+    "vipllava": {"vision_feature_layer": [-1, -2]},
     "ernie4_5_vl_moe": {"rope_parameters": _rotation(3, 3, 2)},
     "glm4v_moe": {"rope_parameters": _rotation(1, 1, 2)},
-    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "granite4_vision": {
+        "deepstack_layer_map": [],
+        "downsample_rate": "1/2",
+        "image_grid_pinpoints": _TILES,
+    },
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 16, "num_layers_per_stack": 2},
     "kosmos-2.5": {"pad_token_id": VOCAB - 1},  # `generate` counts no position for one that it writes itself
@@ -139,12 +163,16 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": {"index_n_heads": KV_HEADS},
     "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron_h": {"n_groups": 2},
-    "nemotron_h_omni": {"n_groups": 2},
+    "nemotron_h_omni": {"n_groups": 2, "image_token_id": SPECIAL},
     "xlstm": {"hidden_size": 2 * HIDDEN, "embedding_dim": 2 * HIDDEN},  # sizes are rounded up to 64
     "cohere_compass": {"rope_parameters": {"full_attention": _ROPE}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
-    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}},
-    "qwen2_5_omni_thinker": {"vision_start_token_id": SPECIAL, "rope_parameters": _rotation(2, 3, 3)},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [-1, -2]}, "image_token_id": SPECIAL},
+    "qwen2_5_omni_thinker": {
+        "vision_start_token_id": SPECIAL,
+        "rope_parameters": _rotation(2, 3, 3),
+        "vision_config": _WINDOWED,
+    },
     "qwen3_omni_moe_thinker": {"vision_start_token_id": SPECIAL},
     "step3p7": {"sliding_window": WINDOW},
     "youtu": {"pad_token_id": None},  # whose row becomes zeros when the model is loaded
@@ -167,6 +195,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     },
     **{name: {"rope_parameters": _rotation(2, 3, 3)} for name in _ROTATES_WHOLE_HEADS},
 }
+EXCEPTIONS["qwen2_5_vl"] |= {"vision_config": _WINDOWED}
 
 
 def tiny_config(config_class: Any, **changes: Any) -> Any:
@@ -177,7 +206,11 @@ def tiny_config(config_class: Any, **changes: Any) -> Any:
     for key, value in (EXCEPTIONS.get(plain["model_type"], {}) | changes).items():
         is_of_whole = key in shrunk or key.endswith("_token_id")
         place = shrunk if is_of_whole and key not in text else text
-        place[key] = place[key] | value if key.endswith("_config") else value
+        if key.endswith("_config"):
+            part = place[key] or _shrunk(config_class.sub_configs[key]().to_dict())
+            place[key] = part | value
+        else:
+            place[key] = value
     return config_class.from_dict(shrunk)
 
 

@@ -57,6 +57,7 @@ class _Node:
         bodies = {
             b"/health": health.model_dump_json(),
             b"/models": "[" + ",".join(info.model_dump_json() for info in infos) + "]",
+            b"/downloads": "[]",
             b"/discovery": discovery.model_dump_json(),
         }
         self._answers = {path: _response(body.encode()) for path, body in bodies.items()}

@@ -13,17 +13,22 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import httptools
 import msgspec
 import uvloop
+from h2.exceptions import ProtocolError
 
 from bench.figures import quantiles
 from bench.gateway.check import StreamCheck, answer_problem
+from bench.gateway.http2 import Http2Wire
 from bench.gateway.mock import MODEL
+from bench.gateway.mock import models as mock_models
 from bench.machine import core_busy_s, cpu_s
 
 GRACE_S = 5.0  # a stream may end so much later than its node's
@@ -32,6 +37,9 @@ LATE_S = 0.25  # the window of paced streams ends so long before the first of th
 
 class Job(msgspec.Struct, frozen=True):
     """What load to make, and on which server.
+
+    Requests name `models` models in turn, of the mock node, and the keys of the file `keys` if there is one.
+    With `translated` they are Anthropic's.
 
     closed   `connections` ask for JSON answers, each for the next one at once
     streams  `connections` streams at `gap_us` per chunk, begun over one gap, for `seconds`
@@ -47,37 +55,48 @@ class Job(msgspec.Struct, frozen=True):
     gap_us: int = 20_000
     key: str = ""
     verbatim: bool = True
+    models: int = 1
+    keys: str = ""
+    translated: bool = False
+    http2: bool = False
     pids: list[int] = []
     core: int | None = None  # the gateway's
 
 
-def request(job: Job, *, stream: bool, chunks: int = 16, gap_us: int = 0) -> bytes:
-    body = json.dumps(
-        {
-            "model": MODEL,
-            "messages": [
-                {
-                    "role": "system",
-                    "content": "You are a helpful assistant. Answer briefly and to the point.",
-                },
-                {"role": "user", "content": "Which port does neuron listen on, and how would I change it?"},
-            ],
-            "stream": stream,
-            "max_tokens": chunks,
-            "seed": gap_us,
-        }
-    ).encode()
+SYSTEM = "You are a helpful assistant. Answer briefly and to the point."
+QUESTION = {"role": "user", "content": "Which port does neuron listen on, and how would I change it?"}
+
+
+def request(
+    job: Job, *, stream: bool, chunks: int = 16, gap_us: int = 0, model: str = MODEL, key: str = ""
+) -> bytes:
+    asked: dict[str, Any] = {"model": model, "stream": stream, "max_tokens": chunks}
+    if job.translated:
+        asked |= {"system": SYSTEM, "messages": [QUESTION]}
+    else:
+        asked |= {"messages": [{"role": "system", "content": SYSTEM}, QUESTION], "seed": gap_us}
+    body = json.dumps(asked).encode()
     lines = [
-        "POST /v1/chat/completions HTTP/1.1",
+        f"POST /v1/{'messages' if job.translated else 'chat/completions'} HTTP/1.1",
         f"host: 127.0.0.1:{job.port}",
         "content-type: application/json",
         "user-agent: bench",
         "accept: */*",
         f"content-length: {len(body)}",
     ]
-    if job.key:
-        lines.append(f"authorization: Bearer {job.key}")
+    if key := key or job.key:
+        lines.append(f"authorization: Bearer {key}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def different_requests(job: Job) -> Iterator[bytes]:
+    """Requests for JSON answers, without end: each next one has another key and another model."""
+    keys = Path(job.keys).read_text().split() if job.keys else [job.key]
+    models = mock_models(job.models)
+    count = max(len(keys), len(models))
+    pairs = islice(zip(cycle(models), cycle(keys), strict=False), count)
+    different = [request(job, stream=False, model=model, key=key) for model, key in pairs]
+    return cycle(different)
 
 
 class Window:
@@ -117,7 +136,8 @@ class Client(asyncio.Protocol):
     def __init__(self, job: Job, problems: Counter[str]) -> None:
         self._job = job
         self._problems = problems
-        self._parser: httptools.HttpResponseParser | None = None
+        self._parser: httptools.HttpResponseParser | Http2Wire | None = None
+        self._http2 = Http2Wire(self, job.port) if job.http2 else None
         self._body: list[bytes] = []
         self.check: StreamCheck | None = None
         self.on_end: Callable[[Client], None] = lambda _: None
@@ -127,6 +147,8 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._http2 is not None:
+            self.transport.write(self._http2.opening())
 
     @property
     def is_busy(self) -> bool:
@@ -134,16 +156,21 @@ class Client(asyncio.Protocol):
 
     def ask(self, data: bytes, stream_of: int | None = None) -> None:
         """`stream_of` is the number of chunks that a streamed answer has."""
-        self._parser, self._body, self.first_ns = httptools.HttpResponseParser(self), [], 0
+        self._parser, self._body, self.first_ns = self._http2 or httptools.HttpResponseParser(self), [], 0
         self.sent_ns = now = time.monotonic_ns()
         verbatim = self._job.verbatim
         self.check = None if stream_of is None else StreamCheck(stream_of, verbatim=verbatim, started_ns=now)
         if self.transport.is_closing():
             self._end("the gateway closed the connection between two requests")
+        elif self._http2 is not None:
+            self.transport.write(self._http2.request(data.partition(b"\r\n\r\n")[2], self._job.key))
         else:
             self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
+        if self._http2 is not None:
+            self._read_http2(self._http2, data)
+            return
         if self._parser is None:
             self._problems["bytes that nobody asked for"] += 1
             self.transport.abort()
@@ -152,6 +179,13 @@ class Client(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._end(f"not HTTP: {error}")
+
+    def _read_http2(self, wire: Http2Wire, data: bytes) -> None:
+        try:
+            if answer := wire.feed_data(data):
+                self.transport.write(answer)
+        except ProtocolError as error:
+            self._end(f"not HTTP/2: {error}")
 
     def on_body(self, body: bytes) -> None:
         now = time.monotonic_ns()
@@ -204,18 +238,18 @@ async def connected(job: Job, problems: Counter[str]) -> AsyncIterator[list[Clie
 
 
 async def closed(job: Job, clients: list[Client]) -> dict[str, Any]:
-    window, data, times = Window(job), request(job, stream=False), list[float]()
+    window, data, times = Window(job), different_requests(job), list[float]()
 
     def again(client: Client) -> None:
         if window.is_open:
             times.append((time.monotonic_ns() - client.sent_ns) / 1e6)
         if not stopped and not client.transport.is_closing():
-            client.ask(data)
+            client.ask(next(data))
 
     stopped = False
     for client in clients:
         client.on_end = again
-        client.ask(data)
+        client.ask(next(data))
     await asyncio.sleep(job.warm_s)
     window.open()
     await asyncio.sleep(job.seconds)

@@ -1,4 +1,4 @@
-"""A node that takes next to no CPU time: `python -m bench.gateway.mock --fd N`
+"""A node that takes next to no CPU time: `python -m bench.gateway.mock --fd N [--models M]`
 
 Precomputed bytes, paced by timers. To a gateway it is a neuron with one loaded model, to the peers an OpenAI
 server. A request says how it is answered: `max_tokens` chunks, `seed` microseconds apart; 0 is everything at
@@ -15,6 +15,7 @@ import json
 import re
 import socket
 import time
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -22,6 +23,7 @@ import uvloop
 from neuron.wire import Health, ModelInfo, ModelLoad, NodeState
 
 MODEL = "bench"
+ON_A_NODE = 4  # models
 PING_S = 2.0
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -77,17 +79,32 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-e
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 
-def _health() -> Health:
-    load = ModelLoad(id=MODEL, max_running=1024)
-    return Health(status="ok", uptime_s=1, pid=1, rss_mb=1, devices=[], models=[load])
+def models(count: int) -> list[str]:
+    """The names of so many models."""
+    return [MODEL, *(f"{MODEL}-{number}" for number in range(1, count))]
 
 
-def state() -> bytes:
-    """The first event of `/events`, framed."""
-    info = ModelInfo(
-        id=MODEL, source="mock", state="loaded", context=32_768, memory_mb=1, capabilities=["chat"]
-    )
-    now = NodeState(seq=1, health=_health(), models=[info])
+def models_of(node: int, count: int) -> list[str]:
+    """Those of so many models that a node has: a few."""
+    names = models(count)
+    return [
+        names[(node + number * len(names) // ON_A_NODE) % len(names)]
+        for number in range(min(count, ON_A_NODE))
+    ]
+
+
+def _health(names: list[str]) -> Health:
+    loads = [ModelLoad(id=name, max_running=1024) for name in names]
+    return Health(status="ok", uptime_s=1, pid=1, rss_mb=1, devices=[], models=loads)
+
+
+def state(names: list[str]) -> bytes:
+    """The first event of `/events`, framed, of a node with these models."""
+    infos = [
+        ModelInfo(id=name, source="mock", state="loaded", context=32_768, memory_mb=1, capabilities=["chat"])
+        for name in names
+    ]
+    now = NodeState(seq=1, health=_health(names), models=infos)
     return framed(b"event: state\ndata: " + now.model_dump_json().encode() + b"\n\n")
 
 
@@ -100,7 +117,7 @@ _LISTED = {
     "max_model_len": 32_768,
 }
 _PAGES = {
-    b"/health": _json(_health().model_dump_json().encode()),
+    b"/health": _json(_health([MODEL]).model_dump_json().encode()),
     b"/v1/models": _json({"object": "list", "data": [_LISTED]}),
     b"/version": _json({"version": "0.11.0"}),
 }
@@ -109,7 +126,8 @@ _PAGES = {
 class Node(asyncio.Protocol):
     """One connection from a gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._num_models = count
         self._data = b""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -142,7 +160,9 @@ class Node(asyncio.Protocol):
             return
         path = request.split(b" ", 2)[1].partition(b"?")[0]
         if path == b"/events":
-            self._transport.write(STREAM_HEAD + state())
+            here = self._transport.get_extra_info("sockname")[0]
+            number = int(here.rpartition(".")[2]) - 1
+            self._transport.write(STREAM_HEAD + state(models_of(number, self._num_models)))
             self._ping()
         else:
             self._transport.write(_PAGES.get(path, _NOT_FOUND))
@@ -177,17 +197,21 @@ class Node(asyncio.Protocol):
         self._timer = self._loop.call_at(self._due, self._tick)
 
 
-async def serve(sock: socket.socket) -> None:
-    server = await asyncio.get_running_loop().create_server(Node, sock=sock, backlog=2048)
+async def serve(sock: socket.socket, count: int = 1) -> None:
+    """Be a node with so many models."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(partial(Node, count), sock=sock, backlog=2048)
     await server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="listening socket, inherited")
-    sock = socket.socket(fileno=parser.parse_args().fd)
+    parser.add_argument("--models", type=int, default=1)
+    arguments = parser.parse_args()
+    sock = socket.socket(fileno=arguments.fd)
     gc.disable()  # it makes no cycles, and a collection would be a gap in every stream
-    uvloop.run(serve(sock))
+    uvloop.run(serve(sock, arguments.models))
 
 
 if __name__ == "__main__":

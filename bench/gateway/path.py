@@ -1,11 +1,13 @@
 # ruff: noqa: E402 - settings come before what reads them
-"""What the gateway itself costs a request: python -m bench.gateway.path [--seconds S] [--profile]
+"""What the gateway itself costs a request: python -m bench.gateway.path [--seconds S] [--instructions]
 
 A data-plane worker as it is in service (a key with all limits, records, metrics, log lines), except that its
 sockets are lists: client, node and Redis are called from the event loop. What is left is our own work.
 
     cpu_us_per_request   CPU microseconds of the whole process, `least` and `median` over short windows, for
                          `json` and `stream`. The least is hardly touched by what else the machine does
+    instructions_per_request   of the whole process, clients and node included, by valgrind's count: the
+                         difference between a long and a short run. Only with `--instructions`; a minute each
     chunks_of_a_stream   the node's, its ends included
 
 Options and the other keys of the result are those of `bench.command`.
@@ -16,11 +18,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
-import gc
 import hashlib
+import math
 import os
 import pstats
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +41,6 @@ import django
 django.setup()
 
 import hiredis
-import msgspec
 import uvicorn
 import uvloop
 from uvicorn.server import ServerState
@@ -46,23 +49,27 @@ from bench import command
 from bench.gateway import mock
 from bench.gateway.load import Job, request
 from cortex_site.base import logs
+from cortex_site.base.interpreter import favour_event_loop
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.http.protocol import ServerProtocol
+from cortex_site.http.protocol import HTTP_PROTOCOL, ServerProtocol
+from ext import prefetch
 from fleet.gateway.app import application
 from fleet.gateway.control.redis_link import RedisLink
 from fleet.gateway.data_plane import DataPlane
+from fleet.gateway.http import pool
+from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
-from fleet.gateway.http.pool import Pool
+from fleet.gateway.limits import limiter
 from fleet.gateway.limits.scripts import ADMISSION, PREFETCH
-from fleet.gateway.worker import COLLECT_AFTER
+from fleet.gateway.record import recorder
 from fleet.key_limits import KeyLimits
-from fleet.records import RequestRecord
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
 KEY, MANY = "sk-bench", 10**9
 CONNECTIONS = 32
 WINDOW = 64  # requests
 CHUNKS = 64  # of a stream
+SPAN = 10, 50  # windows of the short and of the long run whose instructions are counted
 ENDS = {"json": b'"usage"', "stream": b"[DONE]"}
 
 
@@ -109,7 +116,7 @@ class Wire(asyncio.Transport):
 
 def node(wire: Wire, data: bytes) -> None:
     if data.startswith(b"GET"):  # /events
-        wire.receive(mock.STREAM_HEAD + mock.state())
+        wire.receive(mock.STREAM_HEAD + mock.state([mock.MODEL]))
         _ping(wire)
         return
     if b'"stream": true' not in data:
@@ -183,13 +190,21 @@ class Control:
     def close(self) -> None: ...
 
 
-def store(batch: Sequence[RequestRecord]) -> None:
-    msgspec.json.encode(batch)
+def store(rows: Sequence[bytes]) -> None:
+    b",".join(rows)
+
+
+def stop_timers() -> None:
+    """What a clock begins falls out of a count, since a hundred times less happens between two ticks."""
+    prefetch.BUSY, prefetch.FEW = MANY, 10**6  # at full speed one grant is for thousands of requests
+    recorder.BATCH_WAIT_S = prefetch.HOLD_S = prefetch.LONG_HOLD_S = limiter.LONG_HOLD_S = 1e6
+    logs.GATHER_S = 5.0
+    sys.setswitchinterval(1e3)
 
 
 def replace_sockets() -> None:
-    async def connect(pool: Any) -> Connection:
-        connection = Connection(pool._bounds)  # noqa: SLF001 - made as `Pool` makes it
+    async def connect(host: str, port: int, tls: Any, bounds: PoolBounds) -> Connection:
+        connection = Connection(bounds)
         Wire(connection, node)
         return connection
 
@@ -198,17 +213,18 @@ def replace_sockets() -> None:
         Wire(link, redis)
         return link
 
-    Pool._connect = connect  # type: ignore[method-assign, assignment]  # noqa: SLF001
+    pool.connect = connect
     RedisLink._open = open_link  # type: ignore[method-assign, assignment]  # noqa: SLF001
 
 
 class Meter:
-    """CPU microseconds per request, window by window, until the time is over."""
+    """CPU microseconds per request, window by window, until the time is over or enough were answered."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, windows: int | None) -> None:
         self.windows: list[float] = []
         self.over = asyncio.Event()
-        self._until = time.monotonic() + seconds
+        self._until = math.inf if windows else time.monotonic() + seconds
+        self._most = windows or math.inf
         self._count, self._start = 0, time.process_time()
 
     def tick(self) -> None:
@@ -217,13 +233,13 @@ class Meter:
             now = time.process_time()
             self.windows.append((now - self._start) / WINDOW * 1e6)
             self._count, self._start = 0, now
-            if time.monotonic() > self._until:
+            if time.monotonic() > self._until or len(self.windows) >= self._most:
                 self.over.set()
 
 
 def clients(app: Any, kind: str, meter: Meter) -> None:
     """Connect clients that each ask again as soon as they are answered."""
-    served = uvicorn.Config(app, http=ServerProtocol, ws="none", log_config=None, proxy_headers=False)
+    served = uvicorn.Config(app, http=HTTP_PROTOCOL, ws="none", log_config=None, proxy_headers=False)
     served.load()
     state, data, end = (
         ServerState(),
@@ -240,13 +256,13 @@ def clients(app: Any, kind: str, meter: Meter) -> None:
         Wire(ServerProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
 
 
-async def cpu_us(kind: str, seconds: float) -> dict[str, float]:
+async def cpu_us(kind: str, seconds: float, windows: int | None) -> dict[str, float]:
     gateway = DataPlane(CortexConfig(), Control(), store)
     app = application(gateway)
     async with gateway.running():
         while not gateway.fleet.snapshot.replicas(mock.MODEL):
             await gateway.fleet.changed(1.0)
-        meter = Meter(seconds)
+        meter = Meter(seconds, windows)
         clients(app, kind, meter)
         await meter.over.wait()
         await asyncio.sleep(0.1)
@@ -256,25 +272,47 @@ async def cpu_us(kind: str, seconds: float) -> dict[str, float]:
     return {"least": min(windows), "median": statistics.median(windows)}
 
 
+def instructions(kind: str) -> int:
+    """Instructions of the whole process for one more request."""
+    short, long = (_counted(kind, windows) for windows in SPAN)
+    return round((long - short) / (SPAN[1] - SPAN[0]) / WINDOW)
+
+
+def _counted(kind: str, windows: int) -> int:
+    count = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    run = [sys.executable, "-m", "bench.gateway.path", "--json", "--kind", kind, "--windows", str(windows)]
+    said = subprocess.run([*count, *run], check=True, capture_output=True, text=True).stderr
+    return max(int(found.replace(",", "")) for found in re.findall(r"I\s+refs:\s+([\d,]+)", said))
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="of measuring, for each kind")
     parser.add_argument("--kind", choices=ENDS, help="default: both")
+    parser.add_argument("--windows", type=int, help=f"of {WINDOW} requests each, in place of a time")
     parser.add_argument("--profile", action="store_true", help="print to stderr where the calls are")
+    parser.add_argument("--instructions", action="store_true", help="count them, by valgrind")
 
 
 def measure(run: command.Run) -> dict[str, Any]:
     replace_sockets()
-    gc.set_threshold(COLLECT_AFTER)
+    favour_event_loop()
+    if run.options.windows:
+        stop_timers()
     seconds = run.options.seconds or run.pick(4.0, 2.0, 0.1)
     kinds = [run.options.kind] if run.options.kind else list(ENDS)
+    counted = {kind: instructions(kind) for kind in kinds} if run.options.instructions else None
     profile = cProfile.Profile()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         logs.setup("info", "gateway")  # lines are made, and not read
         with profile if run.options.profile else nullcontext():
-            figures = {kind: uvloop.run(cpu_us(kind, seconds)) for kind in kinds}
+            figures = {kind: uvloop.run(cpu_us(kind, seconds, run.options.windows)) for kind in kinds}
     if run.options.profile:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(50)
-    return {"cpu_us_per_request": figures, "chunks_of_a_stream": CHUNKS + 3}
+    return {
+        "cpu_us_per_request": figures,
+        "instructions_per_request": counted,
+        "chunks_of_a_stream": CHUNKS + 3,
+    }
 
 
 if __name__ == "__main__":

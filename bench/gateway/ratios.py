@@ -15,22 +15,34 @@ Run = dict[str, Any]
 Runs = dict[str, dict[str, list[Run]]]
 
 
+PACED = ("streams-128", "streams-512", "streams-2048", "http2-128")
+SCALES = {
+    "rps_translated_over_plain": "translated",
+    "rps_10k_keys_over_1": "keys",
+    "rps_200x50_over_1x1": "fleet",
+    "rps_2_over_1": "workers",
+}
+
+
 def keys(runs: Runs) -> dict[str, float | int | None]:
-    paced = runs["streams-128"]["ours"] + runs["streams-512"]["ours"]
+    http2 = runs["http2-128"]["ours"]
+    paced = [run for label in PACED for run in runs[label]["ours"]]
     result: dict[str, float | int | None] = {}
     for peer in ("vllm-router", "nginx"):
         name = peer.replace("-", "_")
-        result[f"rps_over_{name}"] = _ratio(runs["json"], peer, "rps")
-        result[f"cpu_over_{name}"] = _ratio(runs["streams-128"], peer, "cpu_s_per_million")
+        result[f"rps_over_{name}"] = _over(runs["json"], peer, "rps")
+        result[f"cpu_over_{name}"] = _over(runs["streams-128"], peer, "cpu_s_per_million")
     result |= {
-        "delay_p99_over_nginx": _ratio(runs["streams-128"], "nginx", "delay_ms"),
+        "cpu_over_h1": _median_of(
+            http2, runs["streams-128"]["ours"], lambda a, b: a / b, "cpu_s_per_million"
+        ),
+        "delay_p99_over_nginx": _over(runs["streams-128"], "nginx", "delay_ms"),
         "stalls": sum(run["stalls"] for run in paced) if paced else None,
         "broken": sum(run["broken"] for run in paced) if paced else None,
-        "ttfb_added_p99_ms": _median_of(
-            runs["first"]["ours"], runs["first"]["direct"], lambda a, b: a - b, "first_ms"
-        ),
-        "rps_over_litellm": _ratio(runs["json"], "litellm", "rps"),
-        "cpu_over_litellm": _ratio(runs["streams-128"], "litellm", "cpu_s_per_million"),
+        "ttfb_added_p99_over_nginx_added": _added(runs["first"]),
+        **{key: _ratio(runs, label, "rps") for key, label in SCALES.items()},
+        "rps_over_litellm": _over(runs["json"], "litellm", "rps"),
+        "cpu_over_litellm": _over(runs["streams-128"], "litellm", "cpu_s_per_million"),
         "kib_per_stream": median(run["kib_per_stream"] for run in runs["idle"]["ours"]),
         "p99_db_down_over_up": _median_of(
             runs["db-down"]["ours"], runs["db-up"]["ours"], lambda a, b: a / b, "first_ms"
@@ -39,8 +51,22 @@ def keys(runs: Runs) -> dict[str, float | int | None]:
     return result
 
 
-def _ratio(by_server: dict[str, list[Run]], peer: str, key: str) -> float | None:
+def _over(by_server: dict[str, list[Run]], peer: str, key: str) -> float | None:
     return _median_of(by_server["ours"], by_server.get(peer, []), lambda a, b: a / b, key)
+
+
+def _ratio(runs: Runs, label: str, key: str) -> float | None:
+    """Ours under another load over ours under the plain one."""
+    return _median_of(runs[label]["ours"], runs["plain"]["ours"], lambda a, b: a / b, key)
+
+
+def _added(first: dict[str, list[Run]]) -> float | None:
+    """What ours adds to the time to the first byte without a gateway, over what nginx adds."""
+    added = [
+        [_value(run, "first_ms") for run in first.get(server, [])] for server in ("ours", "nginx", "direct")
+    ]
+    rounds = [values for values in zip(*added, strict=False) if all(values)]
+    return median((ours - direct) / (nginx - direct) for ours, nginx, direct in rounds if nginx > direct)
 
 
 def _median_of(

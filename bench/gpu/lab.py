@@ -24,7 +24,8 @@ from neuron.device.page_pool import CODINGS, Coding
 from neuron.device.varlen import PAGE_SIZE, Kernel, find_coded_kernel, find_varlen_kernel, select_kernel
 from neuron.engine.scheduler_limits import SchedulerLimits
 from neuron.models.attention_interface import ATTENTION_NAME, PROBE_NAME, AttentionProbe
-from neuron.models.fused.decoder import FusedDecoder, fuse_decoder
+from neuron.models.attention_masks import MaskRecorder
+from neuron.models.fused.decoder import FusedDecoder, find_family, fuse_decoder
 from neuron.models.probe import Probe
 from neuron.models.stored_weight import StoredWeight
 from neuron.step import CacheShape
@@ -210,13 +211,13 @@ def fused(model: Any, store: Store | None = None) -> FusedDecoder:
     attention = AttentionProbe()
     tokens = torch.zeros(1, 4, dtype=torch.int64, device=model.device)
     positions = torch.arange(4, device=model.device)
-    with torch.inference_mode(), use_backend(attention), attention.recording():
+    with torch.inference_mode(), use_backend(attention), attention.recording(MaskRecorder(is_told=False)):
         out = twin(input_ids=tokens, position_ids=positions[None], use_cache=False)
     twin.set_attn_implementation(ATTENTION_NAME)
     probe = Probe(attention, None, (0,) * 4, out.logits[0, -1], first_position=0, has_silent_layers=False)
-    decoder = fuse_decoder(twin, twin.config, probe, context=twin.config.max_position_embeddings)
-    assert decoder is not None, "the shape is one that the decoder knows"
-    return decoder
+    family = find_family(twin.config)
+    assert family is not None, "the shape is one that the decoder knows"
+    return fuse_decoder(twin, family, twin.config, probe, context=twin.config.max_position_embeddings)
 
 
 class Counted:

@@ -22,10 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
-from bench import command
+from bench import command, inference
 from bench.engine.llama import LLAMA
 from bench.engine.models import LEAST, SMALL, random_weights
 from bench.engine.serving import prompt
@@ -47,9 +46,7 @@ LEAST_FORMATS = ("q8_0", "int4", "q4_k in situ")  # for --smoke: one of each kin
 
 
 def measure(run: command.Run) -> dict[str, Any]:
-    torch.set_grad_enabled(False)
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
+    inference.set_up()
     formats: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = random_weights(Path(folder), run.pick(SMALL, SMALL, WIDE))

@@ -29,7 +29,7 @@ def log_probabilities(decoder: AnyDecoder, sequences: Sequence[Sequence[int]]) -
 
 def _logits(decoder: AnyDecoder, tokens: Sequence[int]) -> Tensor:
     positions = torch.arange(len(tokens))
-    with use_backend(AttentionProbe()):
+    with torch.inference_mode(), use_backend(AttentionProbe()):
         return decoder(torch.tensor(tokens), positions, positions).float()
 
 

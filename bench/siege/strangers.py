@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from neuron.models.tiny import WEIGHTS_DIR
 
 MIB = 1 << 20
 AT_ONCE = 2  # of each attack
+NICE = 10  # strangers compute elsewhere: their own work is not to take the cores from those they attack
 PAUSE_S = 0.3
 PATIENCE_S = 20.0
 
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     options = parser.parse_args()
+    os.nice(NICE)
     strangers = Strangers(options.gateway, options.neuron, options.model, options.folder)
     asyncio.run(strangers.run(options.seconds))
     print(json.dumps({"attacks": strangers.attacks, "answers": dict(sorted(strangers.answers.items()))}))

@@ -1,0 +1,47 @@
+"""What our requests a second are with more keys, nodes, models or workers, and through a translation.
+
+Each is measured next to the plain load, in every round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.gateway.lab import Lab
+from bench.gateway.processes import Server
+
+ANSWERS_S = 90.0
+
+
+def scales(lab: Lab) -> None:
+    """One round after the other, as many as the plan has."""
+    plan = lab.plan
+    own = lab.ours.server
+    with _keys(lab, plan.keys) as keys, lab.another(plan.nodes, plan.models) as fleet:
+        for _ in lab.run.budget.rounds(plan.scale_rounds, "scales"):
+            _json(lab, "plain", own)
+            _json(lab, "translated", own, translated=True, verbatim=False)
+            _json(lab, "keys", own, keys=str(keys))
+            _json(lab, "fleet", replace(fleet.server, name="ours"), models=plan.models)
+            with lab.ours.another_worker(lab.cores.second) as both:
+                _json(lab, "workers", both, connections=2 * plan.connections)
+
+
+def _json(lab: Lab, label: str, server: Server, connections: int = 0, **more: object) -> None:
+    lab.measure(label, server, lab.load("closed", server, connections or lab.plan.connections, **more))
+    lab.settle(server)
+
+
+@contextmanager
+def _keys(lab: Lab, count: int) -> Iterator[Path]:
+    """The file with so many keys that our gateway knows."""
+    with TemporaryDirectory(prefix="cx-") as folder:
+        path = Path(folder) / "keys"
+        made = lab.ours.make_keys(count)
+        path.write_text("\n".join(made))
+        replace(lab.ours.server, key=made[-1]).wait_until_it_answers(ANSWERS_S)
+        yield path
