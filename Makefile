@@ -7,7 +7,7 @@ PYTHON ?= $(shell /usr/bin/python3 -c '$(USABLE)' 2> /dev/null && echo /usr/bin/
 WORKERS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := gateway,postgres,neuron,conversion,embedded,dev
+EXTRAS := gateway,postgres,neuron,conversion,embedded,tracing,dev
 SOURCES := $(wildcard ext/*.py ext/*.pxd ext/matmul/*.c ext/matmul/*.h)
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
@@ -15,9 +15,13 @@ BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync
 # The tests of decisions: no torch, no processes, no sockets, and no waiting. Measuring coverage doubles their time.
 DECISIONS := tests/engine tests/text tests/translation
 VERSIONS := 3.12 3.13
+PYTHONS := 3.11 $(VERSIONS)
+# Of the distribution, for which packages are made.
+SYSTEM = $(shell /usr/bin/python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test checks lint types types-acp imports decisions unit e2e rest pure acp matrix without-torch gpu hooks clean
+.PHONY: help up test checks lint types types-acp imports decisions unit e2e rest clients pure acp matrix without-torch gpu \
+	dist packages man docs release hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +67,10 @@ unit: $(VENV)/installed
 e2e: $(VENV)/installed  ## the tests that start everything as real processes
 	$(PYTEST) -n 3 tests/e2e
 
+# CORTEX_ALL_CLIENTS: also those that take longer to install than every run should.
+clients: $(VENV)/installed  ## the clients of other people, every one
+	CORTEX_ALL_CLIENTS=1 $(PYTEST) tests/e2e/clients
+
 pure: $(VENV)/installed  ## the tests of compiled modules again, without the compiled modules
 	CORTEX_PURE_PYTHON=1 $(PYTEST) -n $(WORKERS) tests/ext tests/gateway
 
@@ -76,7 +84,7 @@ matrix-%:
 	@python=$$(PYENV_VERSION=$* python$* -c 'import sys; print(sys.executable)' 2> /dev/null || \
 		uv python find --no-python-downloads $* 2> /dev/null) \
 		|| { echo "Python $* is not installed here and passed over."; exit 0; }; \
-	$(MAKE) --no-print-directory VENV=.venv-$* PYTHON=$$python EXTRAS=gateway,postgres,daemon,embedded,dev without-torch
+	$(MAKE) --no-print-directory VENV=.venv-$* PYTHON=$$python EXTRAS=gateway,postgres,daemon,embedded,tracing,dev without-torch
 
 without-torch: $(VENV)/installed
 	$(PYTEST) -n $(WORKERS)
@@ -85,8 +93,31 @@ without-torch: $(VENV)/installed
 gpu: $(VENV)/installed  ## the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
+$(VENV)/release: $(VENV)/installed
+	@echo "Installing what releases are made with …"
+	@$(PIP) install --quiet --no-compile -c constraints.txt -e '.[release]'
+	@touch $@
+
+dist: $(VENV)/release  ## a source distribution and wheels for the Pythons that are here, in dist/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/packages/wheels.sh $(PYTHONS)
+
+# NEURON_EXTRAS=daemon leaves torch out, for hosts whose build of it comes from elsewhere.
+NEURON_EXTRAS ?= neuron,conversion,tracing
+packages: dist man  ## a .deb and an .rpm of the gateway and of neuron, in dist/, for this system's Python
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/packages/build.sh cortex gateway,postgres,tracing dist/*-$(SYSTEM)-*.whl
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/packages/build.sh neuron $(NEURON_EXTRAS) dist/*-$(SYSTEM)-*.whl
+
+man: $(VENV)/installed
+	@$(BIN)/python -m docs.generate build/site-source build/man
+
+docs: $(VENV)/release man  ## the documentation as a site, in build/site; a warning is an error
+	@$(BIN)/zensical build --clean --strict --config-file build/mkdocs.yml
+
+release: $(VENV)/release  ## build and check what is shipped: wheels, packages, charts, the site
+	$(PYTEST) tests/release
+
 hooks: $(VENV)/installed  ## check lint and types before every commit
 	$(BIN)/pre-commit install
 
 clean:  ## remove what was built and installed
-	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build *.egg-info ext/*.c ext/*.so ext/matmul/*.so
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) build dist *.egg-info ext/*.c ext/*.so ext/matmul/*.so

@@ -45,5 +45,5 @@ def output(arguments: Sequence[str], cwd: Path = ROOT, env: dict[str, str] | Non
         process.kill()
         out, err = process.communicate()
         pytest.fail(f"{arguments} did not end within {DEADLINE_S:g} s\n{err[-3000:]}")
-    assert process.returncode == 0, err[-3000:]
+    assert process.returncode == 0, out[-3000:] + err[-3000:]
     return out.splitlines()

@@ -119,7 +119,7 @@ def test_status(stack):
         assert word in shown.stdout
     told = json.loads(stack.cortex("status", "--json").stdout)
     memory = {process["name"]: process["rss_mb"] for process in told["processes"]}
-    assert memory["gateway-0"] < 120
+    assert memory["gateway-0"] < 140
     assert memory["cpu-dev-0"] < 900
 
 

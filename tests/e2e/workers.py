@@ -13,11 +13,14 @@ FOLDER = Path(__file__).parent
 ORDER = (
     "test_chaos",
     "test_clients",
+    "test_javascript_clients",
+    "test_http_clients",
     "test_acp",
     "test_answers",
     "test_cancel",
     "test_lifecycle",
     "test_operator",
+    "test_readme",
     "test_sdks",
     "test_command",
     "test_ha",
@@ -27,9 +30,20 @@ ORDER = (
 # Tests that share what they started, and therefore a worker. The others go wherever there is time.
 TOGETHER = {
     **dict.fromkeys(
-        ("test_acp", "test_answers", "test_cancel", "test_lifecycle", "test_operator", "test_sdks"), "stack"
+        (
+            "test_acp",
+            "test_answers",
+            "test_cancel",
+            "test_lifecycle",
+            "test_operator",
+            "test_readme",
+            "test_sdks",
+        ),
+        "stack",
     ),
-    "test_clients": "clients",
+    **dict.fromkeys(
+        ("test_clients", "test_http_clients", "test_javascript_clients", "test_other_clients"), "clients"
+    ),
     "test_ha": "ha",
     "test_serve": "serve",
 }

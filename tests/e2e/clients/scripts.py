@@ -79,6 +79,7 @@ CLIENTS = {
     "langchain-anthropic": langchain_anthropic,
     "litellm-openai": lambda base_url: litellm("openai/m", f"{base_url}/v1"),
     "litellm-anthropic": lambda base_url: litellm("anthropic/m", base_url),
+    "litellm-ollama": lambda base_url: litellm("ollama_chat/m", base_url),
 }
 
 if __name__ == "__main__":

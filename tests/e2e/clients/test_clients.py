@@ -4,70 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from fleet.snapshot import NodeConfig, ProfileView
+from fleet.snapshot import NodeConfig
 from neuron.supervisor.torch_harness import WORKER
 from tests.e2e.clients.install import HERE, npm_client, python
+from tests.e2e.clients.running import TOLD, WEATHER, last_line, results, run
 from tests.gateway.conftest import House, make_house
 from tests.neuron.conftest import config, neuron_with
-from tests.stubs.fake_node import USAGE
 from tests.stubs.script import Call, follow
 from tests.stubs.scripted_model import write_scripted_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio]
 
-DEADLINE_S = 100
-CONTEXT = 200_000  # what a coding agent says before its user does is longer than small models take
 FREEFORM = "gpt-5.5"  # a model of the agent's own catalogue that it offers its patch tool to
 PATCH = "*** Begin Patch\n*** Update File: notes.txt\n@@\n-colour = red\n+colour = blue\n*** End Patch\n"
-
-
-@pytest.fixture
-async def house():
-    async with make_house() as built:
-        node = NodeConfig(built.node.name, built.node.url)
-        built.control.change(nodes={node.name: node}, profiles={"m": ProfileView("m", context=CONTEXT)})
-        yield built
-
-
-@pytest.fixture
-def project(tmp_path):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("colour = red\n")
-    return folder
-
-
-async def run(command: list[str | Path], cwd: Path, home: Path, **env: str) -> str:
-    """What it printed; a client that fails or does not end fails the test."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "NO_PROXY": "*"} | env,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode == 0, f"{out.decode()[-3000:]}\n{err.decode()[-3000:]}"
-    return out.decode()
-
-
-def results(house) -> list[str]:
-    """What the tools gave back, as the node was told."""
-    messages = house.node.requests[-1].json["messages"]
-    return [str(message["content"]) for message in messages if message["role"] == "tool"]
 
 
 async def claude_code(house, project, home: Path) -> str:
@@ -194,10 +149,17 @@ async def test_codex_completes_its_turn_where_roles_must_take_turns(project, tmp
 
 @pytest.mark.parametrize(
     "client",
-    ["langchain-openai", "langchain-responses", "langchain-anthropic", "litellm-openai", "litellm-anthropic"],
+    [
+        "langchain-openai",
+        "langchain-responses",
+        "langchain-anthropic",
+        "litellm-openai",
+        "litellm-anthropic",
+        "litellm-ollama",
+    ],
 )
 async def test_a_library_calls_a_tool(house, tmp_path, client):
-    house.node.answer = follow([("get_weather", {"city": "Oslo"})])
+    house.node.answer = follow(WEATHER)
     interpreter = await asyncio.to_thread(python)
     told = await run(
         [interpreter, HERE / "scripts.py", client, f"http://127.0.0.1:{house.port}"],
@@ -205,10 +167,4 @@ async def test_a_library_calls_a_tool(house, tmp_path, client):
         tmp_path,
         LITELLM_LOCAL_MODEL_COST_MAP="True",
     )
-    assert json.loads(told.strip().splitlines()[-1]) == {
-        "name": "get_weather",
-        "arguments": {"city": "Oslo"},
-        "streamed": {"city": "Oslo"},
-        "text": "All done.",
-        "tokens": USAGE["total_tokens"],
-    }
+    assert last_line(told) == TOLD
