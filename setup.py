@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 
 MATMUL = Path("ext/matmul")
@@ -76,6 +77,14 @@ def generated(name: str) -> Path:
     return GENERATED / f"{name}.c"
 
 
+class ParallelBuild(build_ext):
+    """As many compilers at once as there are cores, unless `--parallel` says how many."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+
 class SourceDistribution(sdist):
     """The source, and what Cython makes of it."""
 
@@ -119,4 +128,4 @@ def plain_c() -> list[Extension]:
     ]
 
 
-setup(ext_modules=extensions(), cmdclass={"sdist": SourceDistribution})
+setup(ext_modules=extensions(), cmdclass={"build_ext": ParallelBuild, "sdist": SourceDistribution})
