@@ -8,7 +8,9 @@ WORKERS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := gateway,postgres,neuron,conversion,embedded,tracing,dev
-SOURCES := $(wildcard ext/*.py ext/*.pxd ext/matmul/*.c ext/matmul/*.h)
+# What is compiled: a module beside its .pxd, and C.
+TYPED := $(shell find ext cortex_site fleet -name '*.pxd')
+SOURCES := $(TYPED) $(TYPED:.pxd=.py) $(wildcard ext/*.py ext/*.c ext/*.h ext/matmul/*.c ext/matmul/*.h)
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync

@@ -6,11 +6,14 @@ from http import HTTPStatus
 from django.http.response import HttpResponseBase
 from uvicorn.server import ServerState
 
+from cortex_site.http.response import lines_of
 from ext.writer import ByteWriter
 
 Field = tuple[bytes, bytes]
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
 _writer = ByteWriter()
 
 
@@ -26,10 +29,9 @@ class ResponseHeads:
 
     def make(self, response: HttpResponseBase, framing: str, keep_alive: bool) -> bytes:
         """Return status line, headers and empty line; `framing` is the line with the body's length."""
-        lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers.items()])
-        status = _STATUS_LINES.get(response.status_code) or f"HTTP/1.1 {response.status_code} \r\n"
-        close = "" if keep_alive else "connection: close\r\n"
-        return f"{status}{lines}{close}{framing}".encode("latin-1") + self._last_lines()
+        status = _STATUS_LINES.get(response.status_code) or b"HTTP/1.1 %d \r\n" % response.status_code
+        close = b"" if keep_alive else b"connection: close\r\n"
+        return b"".join((status, lines_of(response.headers), close, framing.encode(), self._last_lines()))
 
     def whole(self, lines: bytes, more: bytes, content: bytes, keep_alive: bool) -> bytes:
         """Return an ordinary answer: a 200 with these header lines, and its content."""
