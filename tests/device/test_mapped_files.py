@@ -148,7 +148,7 @@ def test_two_models_of_one_file_share_its_memory(tmp_path: Path):
         loaded(tmp_path, models, name)
     assert mappings(file) == 2
     assert mapped_bytes(file, "Anonymous") == 0  # no page is a copy
-    # Half, but for pages that only one of them was given: the kernel maps a page's neighbours as it finds them.
+    # Half, but for pages that one alone was given: the kernel maps a page's neighbours as it finds them.
     assert mapped_bytes(file, "Pss") <= mapped_bytes(file, "Rss") * 3 // 4
 
 
