@@ -91,12 +91,11 @@ def running(folder: Path) -> Iterator[Control]:
     command = (
         sys.executable,
         "-m",
-        "daphne",
+        "cortex_site.site.control",
         "-b",
         "127.0.0.1",
         "-p",
         str(port),
-        "cortex_site.site.asgi:application",
     )
     with (
         (folder / "control.log").open("wb") as log,

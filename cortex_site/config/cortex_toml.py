@@ -214,7 +214,7 @@ class RetentionSettings(Section):
     request_metrics_days: PositiveInt = 30
     operations_days: PositiveInt = 90
     audit_days: PositiveInt = 365
-    usage_days: PositiveInt = Field(730, description="Hourly sums of requests")
+    usage_days: PositiveInt = Field(730, description="Hourly and daily sums of requests")
 
 
 class NeuronEntry(Section):

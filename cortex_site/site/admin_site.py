@@ -40,7 +40,7 @@ class FleetAdminSite(AdminSite):
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         context = {
             "matters": attention.found(),
-            "nodes": overview.nodes().order_by("healthy", "name")[:SHOWN_NODES],
+            "nodes": overview.first_nodes(SHOWN_NODES),
             "more_nodes": max(0, overview.nodes().count() - SHOWN_NODES),
             "series": traffic.series(traffic.SPANS["hour"]),
             "spans": list(traffic.SPANS),

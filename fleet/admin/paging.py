@@ -19,12 +19,20 @@ REACH = 5_000  # rows in numbered pages; the link "older" goes on from the last 
 WINDOWS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 
+class MoreThan(int):
+    """A number of rows that there are, and more, as pages write it."""
+
+    def __str__(self) -> str:
+        return f"more than {int(self):,}"
+
+
 class BoundedPaginator(Paginator):
-    """A paginator that counts `REACH` rows at most."""
+    """A paginator that counts one row more than `REACH`, and has pages for these."""
 
     @cached_property
     def count(self) -> int:
-        return int(self.object_list.values("pk")[:REACH].count())
+        found = int(self.object_list.values("pk")[: REACH + 1].count())
+        return MoreThan(REACH) if found > REACH else found
 
 
 class BigTableAdmin(admin.ModelAdmin):
@@ -45,7 +53,7 @@ class BigTableAdmin(admin.ModelAdmin):
 
     def _older(self, request: HttpRequest, page: Any) -> str:
         """The query string of the rows after the last page; empty if there are none."""
-        if page.paginator.count < REACH:
+        if not isinstance(page.paginator.count, MoreThan):
             return ""
         last = page.queryset.values_list(self.age_field, flat=True)[REACH - 1]
         asked = {key: value for key, value in request.GET.items() if key != "p"}

@@ -3,14 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
 from fleet.admin.base import ReadOnlyAdmin, seconds
 from fleet.admin.metric import BY_KEY, BY_MODEL, BY_NODE
 from fleet.admin.paging import BigTableAdmin, WindowFilter
-from fleet.models import UsageRollup
+from fleet.models import UsageDay, UsageRollup
 
 SHOWN = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -42,10 +42,19 @@ class UsageRollupAdmin(ReadOnlyAdmin, BigTableAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         response = super().changelist_view(request, extra_context)
         if isinstance(response, TemplateResponse) and (page := (response.context_data or {}).get("cl")):
-            sums = page.queryset.order_by().aggregate(**{f"sum_{name}": Sum(name) for name in SHOWN})
+            sums = self._summed(request, page).aggregate(**{f"sum_{name}": Sum(name) for name in SHOWN})
             labels = {name: name.replace("_", " ") for name in SHOWN}
             response.context_data["sums"] = [(labels[n], sums[f"sum_{n}"] or 0) for n in SHOWN]
         return response
+
+    def _summed(self, request: HttpRequest, page: Any) -> QuerySet:
+        """Return rows with the sums of what is listed: days, which are fewer, where no time is asked for."""
+        if any(name.startswith((self.age_field, HourFilter.parameter_name)) for name in request.GET):
+            return page.queryset.order_by()
+        days = UsageDay.objects.order_by()
+        for chosen in page.filter_specs:
+            days = chosen.queryset(request, days)
+        return self.get_search_results(request, days, page.query)[0]
 
 
 def _mean(total_s: float, count: int) -> str:

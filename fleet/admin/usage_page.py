@@ -98,7 +98,7 @@ def _csv(made: Report) -> HttpResponse:
     response["content-disposition"] = f'attachment; filename="usage-by-{made.by}.csv"'
     writer = csv.writer(response)
     writer.writerow(("day", made.by, "requests", "errors", "prompt", "cached", "completion", "cost"))
-    for (day, name), used in sorted(made.by_day.items()):
+    for day, name, used in made.lines():
         writer.writerow((day, _cell(name), *_numbers(used)))
     return response
 

@@ -10,7 +10,7 @@ from fleet.models.operation import Operation
 from fleet.models.placement import IllegalTransitionError, Placement
 from fleet.models.profile import Alias, ModelProfile
 from fleet.models.traffic import TrafficSample
-from fleet.models.usage import UsageRollup
+from fleet.models.usage import UsageDay, UsageRollup
 from fleet.models.version import ConfigurationVersion
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "RequestMetric",
     "StoredFile",
     "TrafficSample",
+    "UsageDay",
     "UsageRollup",
 ]

@@ -40,3 +40,25 @@ class UsageRollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} {self.hour:%Y-%m-%d %H}:00"
+
+
+class UsageDay(models.Model):
+    """The sums of one day's hours that share model, node and key: what the usage page reads."""
+
+    day = models.DateField(help_text="UTC")
+    model = models.CharField(max_length=200)
+    node = models.CharField(max_length=100, blank=True)
+    key = models.CharField(max_length=100, blank=True)
+    requests = models.PositiveBigIntegerField()
+    errors = models.PositiveBigIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField()
+    completion_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["day", "model", "node", "key"], name="usage_once_per_day")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.day}"

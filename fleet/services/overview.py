@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 
 from cortex_site.base.version import VERSION
-from fleet.models import Alias, ModelProfile, Node, Operation, Placement
+from fleet.models import Alias, Device, ModelProfile, Node, Operation, Placement
 from fleet.operations import ACTIVE, OperationKind
 
 RECENT = 10  # evictions
@@ -23,6 +23,16 @@ def status() -> dict[str, Any]:
         "operations": Operation.objects.filter(state__in=ACTIVE),
         "evictions": Operation.objects.filter(kind=OperationKind.EVICT)[:RECENT],
     }
+
+
+def first_nodes(count: int) -> QuerySet:
+    """Nodes, those that are away first, with what there is to say of their memory and models."""
+    devices = Device.objects.only("node", "memory_total_mb", "memory_used_mb", "memory_free_mb")
+    resident = Placement.objects.filter(state__in=Placement.RESIDENT)
+    shown = resident.only("node", "model", "state", "devices").order_by("model")
+    nodes = Node.objects.only("name", "healthy", "status", "cordoned").order_by("healthy", "name")
+    lists = (Prefetch("devices", devices.order_by("index")), Prefetch("placements", shown))
+    return nodes.prefetch_related(*lists)[:count]
 
 
 def nodes() -> QuerySet:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from cortex_site.config import current
 from fleet.batches import ACTIVE as UNFINISHED
-from fleet.models import AuditEntry, Operation, RequestBatch, RequestMetric, UsageRollup
+from fleet.models import AuditEntry, Operation, RequestBatch, RequestMetric, UsageDay, UsageRollup
 from fleet.operations import ACTIVE
 from fleet.services import files, session_keys
 
@@ -24,10 +24,12 @@ def prune() -> int:
     operations_before = now - timedelta(days=keep.operations_days)
     metrics = RequestMetric.objects.filter(started_at__lt=metrics_before)
     operations = Operation.objects.filter(created_at__lt=operations_before).exclude(state__in=ACTIVE)
-    usage = UsageRollup.objects.filter(hour__lt=now - timedelta(days=keep.usage_days))
+    usage_before = now - timedelta(days=keep.usage_days)
+    hours = UsageRollup.objects.filter(hour__lt=usage_before)
+    days = UsageDay.objects.filter(day__lt=usage_before.date())
     audit = AuditEntry.objects.filter(at__lt=now - timedelta(days=keep.audit_days))
     batches = RequestBatch.objects.filter(created_at__lt=operations_before).exclude(status__in=UNFINISHED)
-    deleted = sum(_delete(rows) for rows in (metrics, operations, usage, audit, batches))
+    deleted = sum(_delete(rows) for rows in (metrics, operations, hours, days, audit, batches))
     return deleted + files.prune() + session_keys.prune()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.config import contradictions, current, load_catalogue
 from cortex_site.config.contradictions import KnownNode
 from cortex_site.config.models_toml import Profile
-from fleet.models import ModelProfile, Node
+from fleet.models import Device, ModelProfile, Node
 
 
 def found() -> list[str]:
@@ -47,13 +49,16 @@ def _made_in_the_admin() -> list[Profile]:
 
 
 def _hosts() -> list[KnownNode]:
+    devices_mb = defaultdict(list)
+    for node, memory_mb in Device.objects.order_by("index").values_list("node", "memory_total_mb"):
+        devices_mb[node].append(memory_mb)
     return [
         KnownNode(
             name=node.name,
             foreign=node.is_foreign,
-            devices_mb=tuple(device.memory_total_mb for device in node.devices.all()),
+            devices_mb=tuple(devices_mb[node.pk]),
             harnesses=frozenset(node.harnesses),
             labels=frozenset(node.labels),
         )
-        for node in Node.objects.prefetch_related("devices")
+        for node in Node.objects.only("name", "kind", "harnesses", "labels")
     ]

@@ -1,23 +1,23 @@
-"""Who used how much: tokens, requests and cost by key, model, node or day, from the hourly sums."""
+"""Who used how much: tokens, requests and cost by key, model, node or day, from the daily sums."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any, Literal, get_args
 
 from django.db.models import QuerySet, Sum
-from django.db.models.functions import TruncDate
 from django.utils import timezone
 
-from fleet.models import ModelProfile, UsageRollup
+from fleet.models import ModelProfile, UsageDay
+from fleet.services.usage import DAY_SUMS
 
 By = Literal["key", "model", "node", "day"]
 CHOICES: tuple[By, ...] = get_args(By)
 MILLION = 1_000_000
-SUMS = ("requests", "errors", "prompt_tokens", "cached_tokens", "completion_tokens")
+NOBODY = "–"  # the group of requests that had no node, or no key
 
 
 @dataclass(slots=True)
@@ -35,58 +35,69 @@ class Used:
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    def add(self, row: Mapping[str, Any], cost: float) -> None:
-        self.requests += row["sum_requests"]
-        self.errors += row["sum_errors"]
-        self.prompt_tokens += row["sum_prompt_tokens"]
-        self.cached_tokens += row["sum_cached_tokens"]
-        self.completion_tokens += row["sum_completion_tokens"]
-        self.cost += cost
+    def add(self, other: Used) -> None:
+        self.requests += other.requests
+        self.errors += other.errors
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cost += other.cost
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Report:
-    """The use of the last `days` days: in all, by group, and by group and day; the most tokens first."""
+    """The use of `days`, of one key or of all: by group, the most tokens first (days in their order)."""
 
     by: By
     days: list[date]
-    total: Used = field(default_factory=Used)
-    groups: dict[str, Used] = field(default_factory=dict)
-    by_day: dict[tuple[date, str], Used] = field(default_factory=lambda: defaultdict(Used))
+    key: str | None
+    groups: dict[str, Used]
 
-    def series(self, names: Iterable[str]) -> dict[str, list[int]]:
+    @property
+    def total(self) -> Used:
+        total = Used()
+        for used in self.groups.values():
+            total.add(used)
+        return total
+
+    def series(self, names: Sequence[str]) -> dict[str, list[int]]:
         """Return the tokens of each day, for each of those groups."""
-        return {name: [self._on(day, name) for day in self.days] for name in names}
+        stored = ["" if name == NOBODY else name for name in names]
+        rows = _rows(self.days[0], self.key).filter(**{f"{self.by}__in": stored}).values("day", self.by)
+        summed = rows.annotate(tokens=Sum("prompt_tokens") + Sum("completion_tokens"))
+        tokens = {(row["day"], row[self.by] or NOBODY): row["tokens"] for row in summed}
+        return {name: [tokens.get((day, name), 0) for day in self.days] for name in names}
 
-    def _on(self, day: date, name: str) -> int:
-        used = self.by_day.get((day, name))
-        return used.tokens if used else 0
+    def lines(self) -> list[tuple[date, str, Used]]:
+        """Return the use of each day and group, in their order."""
+        used = _used(_rows(self.days[0], self.key), "day", self.by)
+        return [(day, str(name), used[day, name]) for day, name in sorted(used)]
 
 
 def report(by: By, days: int, *, key: str | None = None) -> Report:
     """Return the use of the last `days` days, today included; of one key where its name is given."""
     today = timezone.now().date()
-    made = Report(by, [today - timedelta(days=back) for back in reversed(range(days))])
+    spanned = [today - timedelta(days=back) for back in reversed(range(days))]
+    used = _used(_rows(spanned[0], key), by)
+    groups = sorted(used.items(), key=lambda item: item[0] if by == "day" else -item[1].tokens)
+    return Report(by, spanned, key, {str(name): each for (name,), each in groups})
+
+
+def _rows(since: date, key: str | None) -> QuerySet:
+    rows = UsageDay.objects.order_by().filter(day__gte=since)
+    return rows if key is None else rows.filter(key=key)
+
+
+def _used(rows: QuerySet, *names: str) -> dict[tuple[Any, ...], Used]:
+    """Return what the rows come to, by the values of those columns."""
     prices = {profile.model_id: profile for profile in ModelProfile.objects.all()}
-    groups: dict[str, Used] = defaultdict(Used)
-    for row in _rows(by, made.days[0], key):
-        name = str(row["day"]) if by == "day" else row[by] or "–"
+    sums = {f"sum_{name}": Sum(name) for name in DAY_SUMS}
+    groups: dict[tuple[Any, ...], Used] = defaultdict(Used)
+    for row in rows.values(*sorted({*names, "model"})).annotate(**sums):
+        counts = {name: row[f"sum_{name}"] for name in DAY_SUMS}
         cost = _cost(row, prices.get(row["model"]))
-        for used in (made.total, groups[name], made.by_day[row["day"], name]):
-            used.add(row, cost)
-    most_first = sorted(groups.items(), key=lambda item: item[0] if by == "day" else -item[1].tokens)
-    made.groups = dict(most_first)
-    return made
-
-
-def _rows(by: By, since: date, key: str | None) -> QuerySet:
-    begin = datetime.combine(since, time.min, tzinfo=UTC)
-    rollups = UsageRollup.objects.filter(hour__gte=begin)
-    if key is not None:
-        rollups = rollups.filter(key=key)
-    names = {"day", "model"} | ({by} if by != "day" else set())
-    sums = {f"sum_{name}": Sum(name) for name in SUMS}
-    return rollups.order_by().annotate(day=TruncDate("hour")).values(*sorted(names)).annotate(**sums)
+        groups[tuple(row[name] or NOBODY for name in names)].add(Used(**counts, cost=cost))
+    return groups
 
 
 def _cost(row: Mapping[str, Any], price: ModelProfile | None) -> float:

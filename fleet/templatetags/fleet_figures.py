@@ -7,6 +7,7 @@ from django.utils.safestring import SafeString
 from fleet.admin.base import memory_bar, seconds
 from fleet.models import Node, Placement
 from fleet.services.model_facts import ModelPlace
+from fleet.services.usage_report import Used
 
 register = template.Library()
 
@@ -62,6 +63,14 @@ def memory_parts(place: ModelPlace) -> SafeString | str:
     )
     words = ", ".join(f"{name} {mb:,}" for name, mb in place.parts)
     return format_html('<span class="parts" aria-hidden="true">{}</span>{}: {}', bars, f"{total:,}", words)
+
+
+@register.simple_tag
+def usage_cells(used: Used) -> SafeString:
+    """What was used, as the cells of a row."""
+    counts = (used.requests, used.errors, used.prompt_tokens, used.cached_tokens, used.completion_tokens)
+    words = (*(f"{count:,}" for count in counts), f"{used.cost:,.2f}")
+    return format_html_join("", "<td>{}</td>", ((word,) for word in words))
 
 
 @register.simple_tag

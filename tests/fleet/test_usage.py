@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from fleet.admin import paging
-from fleet.models import RequestMetric, UsageRollup
+from fleet.models import RequestMetric, UsageDay, UsageRollup
 from fleet.services import retention, usage
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -70,6 +70,43 @@ def test_long_silence_is_skipped_and_a_backlog_taken_in_parts(monkeypatch):
     assert UsageRollup.objects.count() == 4
 
 
+def days(**group: str) -> dict[date, int]:
+    """The requests of each day."""
+    return dict(UsageDay.objects.filter(**group).order_by("day").values_list("day", "requests"))
+
+
+def test_days_are_summed_from_their_hours():
+    metric(0)
+    metric(60, cached_tokens=4, dialect="anthropic")
+    metric(11 * 60 + 59, outcome="error")
+    metric(12 * 60)
+    metric(0, key="other")
+    usage.roll_up()
+    assert days(key="") == {date(2026, 3, 1): 3, date(2026, 3, 2): 1}
+    assert days(key="other") == {date(2026, 3, 1): 1}
+    row = UsageDay.objects.get(day=date(2026, 3, 1), key="")
+    counts = (row.errors, row.prompt_tokens, row.cached_tokens, row.completion_tokens)
+    assert counts == (1, 30, 4, 15)
+
+
+def test_a_record_that_comes_after_midnight_counts_for_its_day():
+    metric(12 * 60)
+    usage.roll_up()
+    metric(12 * 60 - 1)
+    usage.roll_up()
+    usage.roll_up()
+    assert days() == {date(2026, 3, 1): 1, date(2026, 3, 2): 1}
+
+
+def test_hours_that_an_older_version_summed_get_their_days():
+    for day in (0, 1, 40):
+        metric(day * 24 * 60)
+    usage.roll_up()
+    UsageDay.objects.all().delete()
+    usage.roll_up()
+    assert days() == {date(2026, 3, 1): 1, date(2026, 3, 2): 1, date(2026, 4, 10): 1}
+
+
 def test_sums_outlive_their_requests():
     metric(0)
     usage.roll_up()
@@ -78,9 +115,12 @@ def test_sums_outlive_their_requests():
     assert UsageRollup.objects.count() == 1
     usage.roll_up()
     assert sums().requests == 1
+    assert days() == {date(2026, 3, 1): 1}
     UsageRollup.objects.update(hour=NOON - timedelta(days=800))
+    UsageDay.objects.update(day=NOON - timedelta(days=800))
     retention.prune()
     assert not UsageRollup.objects.exists()
+    assert not UsageDay.objects.exists()
 
 
 def test_the_usage_page_adds_up_what_is_shown(staff):
@@ -89,8 +129,10 @@ def test_the_usage_page_adds_up_what_is_shown(staff):
     usage.roll_up()
     page = staff.get("/admin/fleet/usagerollup/").content.decode()
     assert "<strong>1,000,010</strong> prompt tokens" in page
-    page = staff.get("/admin/fleet/usagerollup/?q=other").content.decode()
-    assert "<strong>10</strong> prompt tokens" in page
+    for asked in ("q=other", "model=other", "since=week&model=other", "hour__lt=2030-01-01T00:00Z&q=other"):
+        page = staff.get(f"/admin/fleet/usagerollup/?{asked}").content.decode()
+        shown = 0 if "since" in asked else 10
+        assert f"<strong>{shown}</strong> prompt tokens" in page
 
 
 def test_pages_end_and_a_link_goes_on_with_older_rows(staff, monkeypatch):
@@ -100,10 +142,22 @@ def test_pages_end_and_a_link_goes_on_with_older_rows(staff, monkeypatch):
     first = staff.get("/admin/fleet/requestmetric/?outcome=ok")
     listed = first.content.decode()
     assert "r6" in listed
+    assert "more than 4 request metrics" in listed
     assert "Older than these" in listed
     older = staff.get("/admin/fleet/requestmetric/" + first.context_data["older"])
     assert [row.request_id for row in older.context_data["cl"].result_list] == ["r2", "r1", "r0"]
     assert "Older than these" not in older.content.decode()
+    assert "more than" not in older.content.decode()
+
+
+@pytest.mark.parametrize(("rows", "said"), [(4, "4 results"), (5, "more than 4 results")])
+def test_a_search_says_how_many_there_are_as_far_as_it_counted(staff, monkeypatch, rows, said):
+    monkeypatch.setattr(paging, "REACH", 4)
+    for minute in range(rows):
+        metric(minute)
+    page = staff.get("/admin/fleet/requestmetric/?q=m").content.decode()
+    assert f">{said} " in page
+    assert ("Older than these" in page) == (rows > 4)
 
 
 def test_request_pages_never_count_or_scan_the_whole_table(staff):

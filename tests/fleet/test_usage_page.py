@@ -5,10 +5,12 @@ import io
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleet.models import ApiKey, ModelProfile, UsageRollup
-from fleet.services import keys
+from fleet.services import keys, usage
 from fleet.services.usage_report import report
 
 pytestmark = pytest.mark.usefixtures("db")
@@ -22,13 +24,14 @@ def used(days_ago: int = 0, **values: object) -> None:
     hour = timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(days=days_ago)
     counts = {"prompt_tokens": 1000, "completion_tokens": 500}
     UsageRollup.objects.create(hour=hour, **zeros | {"requests": 1} | defaults | counts | values)
+    usage.roll_up()
 
 
 def test_use_is_summed_by_what_is_asked_for():
-    used(model="a", key="x")
-    used(1, model="a", key="y")
-    used(2, model="b", key="y", prompt_tokens=10_000)
     used(8, model="b", key="y")
+    used(2, model="b", key="y", prompt_tokens=10_000)
+    used(1, model="a", key="y")
+    used(model="a", key="x")
     assert {name: one.tokens for name, one in report("model", 7).groups.items()} == {"b": 10_500, "a": 3_000}
     assert {name: one.requests for name, one in report("key", 7).groups.items()} == {"y": 2, "x": 1}
     assert [one.requests for one in report("day", 7).groups.values()] == [1, 1, 1]
@@ -36,6 +39,17 @@ def test_use_is_summed_by_what_is_asked_for():
     made = report("model", 7)
     assert made.series(["a"])["a"] == [0, 0, 0, 0, 0, 1_500, 1_500]
     assert made.total.requests == 3
+
+
+@pytest.mark.parametrize("by", ["model", "key", "node", "day"])
+@pytest.mark.parametrize("shape", ["", "&format=csv"])
+def test_a_year_is_read_from_its_days(staff, by, shape):
+    used()
+    with CaptureQueriesContext(connection) as seen:
+        staff.get(f"/admin/fleet/usage/?by={by}&days=365{shape}")
+    read = [query["sql"] for query in seen]
+    assert any("fleet_usageday" in sql for sql in read)
+    assert not any("fleet_usagerollup" in sql or "fleet_requestmetric" in sql for sql in read)
 
 
 def test_use_costs_what_its_model_costs():
