@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal, get_args
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
 from fleet.models import ModelProfile, UsageDay
@@ -18,6 +18,7 @@ By = Literal["key", "model", "node", "day"]
 CHOICES: tuple[By, ...] = get_args(By)
 MILLION = 1_000_000
 NOBODY = "–"  # the group of requests that had no node, or no key
+_FREE = Q(cost_input=None, cost_output=None, cost_cache_read=None)
 
 
 @dataclass(slots=True)
@@ -90,20 +91,23 @@ def _rows(since: date, key: str | None) -> QuerySet:
 
 def _used(rows: QuerySet, *names: str) -> dict[tuple[Any, ...], Used]:
     """Return what the rows come to, by the values of those columns."""
-    prices = {profile.model_id: profile for profile in ModelProfile.objects.all()}
     sums = {f"sum_{name}": Sum(name) for name in DAY_SUMS}
-    groups: dict[tuple[Any, ...], Used] = defaultdict(Used)
-    for row in rows.values(*sorted({*names, "model"})).annotate(**sums):
-        counts = {name: row[f"sum_{name}"] for name in DAY_SUMS}
-        cost = _cost(row, prices.get(row["model"]))
-        groups[tuple(row[name] or NOBODY for name in names)].add(Used(**counts, cost=cost))
+    groups: dict[tuple[Any, ...], Used] = defaultdict(Used)  # what the second query finds may be newer
+    for row in rows.values(*names).annotate(**sums):
+        groups[_group(row, names)] = Used(**{name: row[f"sum_{name}"] for name in DAY_SUMS})
+    prices = {profile.model_id: profile for profile in ModelProfile.objects.exclude(_FREE)}
+    priced = rows.filter(model__in=prices).values(*sorted({*names, "model"})).annotate(**sums)
+    for row in priced:
+        groups[_group(row, names)].cost += _cost(row, prices[row["model"]])
     return groups
 
 
-def _cost(row: Mapping[str, Any], price: ModelProfile | None) -> float:
+def _group(row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row[name] or NOBODY for name in names)
+
+
+def _cost(row: Mapping[str, Any], price: ModelProfile) -> float:
     """Cached tokens cost what they cost as input where they have no price of their own."""
-    if price is None:
-        return 0.0
     into, out = price.cost_input or 0.0, price.cost_output or 0.0
     cached = into if price.cost_cache_read is None else price.cost_cache_read
     fresh = row["sum_prompt_tokens"] - row["sum_cached_tokens"]
