@@ -37,6 +37,17 @@ class FleetAdminSite(AdminSite):
         groups.append((REST, list(left.values())))
         return [_group(name, models) for name, models in groups if models]
 
+    def each_context(self, request: HttpRequest) -> dict[str, Any]:
+        """Return what every page is given: beside Django's, the `group` that it belongs to."""
+        context: dict[str, Any] = super().each_context(request)
+        of_page = (
+            group["name"]
+            for group in context["available_apps"]
+            for model in group["models"]
+            if model["admin_url"] and request.path.startswith(model["admin_url"])
+        )
+        return context | {"group": next(of_page, "")}
+
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         context = {
             "matters": attention.found(),

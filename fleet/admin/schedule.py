@@ -17,6 +17,8 @@ for unused in (ClockedSchedule, SolarSchedule, PeriodicTask):
 
 @admin.register(PeriodicTask)
 class ScheduleAdmin(PeriodicTaskAdmin):
+    first_step = "cortex makes its schedules when it starts; those that you delete come back then."
+    change_list_template = "admin/change_list.html"
     list_display = ("name", "every", "next_run", "last_run_at", "enabled")
     list_display_links = ("name",)
     list_filter = ("enabled",)

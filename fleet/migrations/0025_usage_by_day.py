@@ -9,6 +9,10 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterModelOptions(
+            name="requestmetric",
+            options={"ordering": ["-started_at", "-id"], "verbose_name": "request"},
+        ),
         migrations.CreateModel(
             name="UsageDay",
             fields=[

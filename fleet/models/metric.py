@@ -34,6 +34,7 @@ class RequestMetric(models.Model):
 
     class Meta:
         ordering = ["-started_at", "-id"]
+        verbose_name = "request"
         indexes = [
             models.Index(fields=["request_id"], name="metric_by_request"),
             models.Index(fields=["-started_at", "-id"], name="metric_by_age"),

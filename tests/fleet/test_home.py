@@ -5,6 +5,7 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from fleet.models import ApiKey, Node, Placement
@@ -91,13 +92,35 @@ def test_what_a_healthy_node_says_that_cannot_be_is_a_matter():
 def test_lists_are_grouped_as_people_look_for_them(staff):
     page = staff.get("/admin/").content.decode()
     at = [
-        page.index(f">{name}<")
-        for name in ("Nodes", "Request metrics", "API keys", "Periodic tasks", "Audit log")
+        page.index(f">{name}<") for name in ("Nodes", "Requests", "API keys", "Periodic tasks", "Audit log")
     ]
     assert at == sorted(at)
     assert "Solar" not in page
     assert "Clocked" not in page
     assert "View site" not in page
+
+
+@pytest.mark.parametrize(
+    ("group", "title", "path"),
+    [
+        ("Access", "Users", "auth/user"),
+        ("Access", "Groups", "auth/group"),
+        ("Schedules", "Periodic tasks", "django_celery_beat/periodictask"),
+        ("Traffic", "Requests", "fleet/requestmetric"),
+        ("System", "Audit log", "fleet/auditentry"),
+    ],
+)
+def test_a_list_is_called_what_the_home_page_calls_it(staff, group, title, path):
+    page = staff.get(f"/admin/{path}/").content.decode()
+    assert f"<h1>{title}</h1>" in page
+    assert f"Home</a> › {group} › {title}</div>" in page
+
+
+def test_a_form_says_which_list_it_belongs_to(staff):
+    crumbs = '› Access › <a href="/admin/auth/user/">Users</a> › '
+    assert f"{crumbs}Add</div>" in staff.get("/admin/auth/user/add/").content.decode()
+    user = get_user_model().objects.get()
+    assert f"{crumbs}{user}</div>" in staff.get(f"/admin/auth/user/{user.pk}/change/").content.decode()
 
 
 def test_the_home_page_has_its_series_and_fetches_those_of_other_spans(staff, client_for):

@@ -16,14 +16,14 @@ from fleet.services.keys import KeyBudget
 pytestmark = pytest.mark.usefixtures("db")
 
 WITH_A_FIRST_STEP = sorted(
-    (model._meta.model_name, page.first_step)
+    (f"{model._meta.app_label}_{model._meta.model_name}", page.first_step)
     for model, page in admin.site._registry.items()
     if hasattr(page, "first_step")
 )
 
 
 def page_of(staff, name: str, query: str = "") -> str:
-    return staff.get(reverse(f"admin:fleet_{name}_changelist") + query).content.decode()
+    return staff.get(reverse(f"admin:{name}_changelist") + query).content.decode()
 
 
 @pytest.mark.parametrize(("name", "first_step"), WITH_A_FIRST_STEP)
@@ -32,16 +32,16 @@ def test_an_empty_list_says_what_to_do_first(staff, name: str, first_step: str):
 
 
 def test_a_list_that_is_not_empty_does_not_nor_one_that_is_filtered(staff):
-    assert "first-step" not in page_of(staff, "node", "?q=nothing")
+    assert "first-step" not in page_of(staff, "fleet_node", "?q=nothing")
     keys.create("k")
-    assert "first-step" not in page_of(staff, "apikey")
+    assert "first-step" not in page_of(staff, "fleet_apikey")
 
 
 def test_times_have_24_hours_and_seconds_and_their_zone_is_said(staff):
     AuditEntry.objects.create(
         at=datetime(2026, 3, 1, 15, 4, 5, tzinfo=UTC), who="w", action="load", target="m"
     )
-    page = page_of(staff, "auditentry")
+    page = page_of(staff, "fleet_auditentry")
     assert "2026-03-01 15:04:05" in page
     assert "Times are UTC" in page
 

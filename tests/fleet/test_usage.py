@@ -142,7 +142,7 @@ def test_pages_end_and_a_link_goes_on_with_older_rows(staff, monkeypatch):
     first = staff.get("/admin/fleet/requestmetric/?outcome=ok")
     listed = first.content.decode()
     assert "r6" in listed
-    assert "more than 4 request metrics" in listed
+    assert "more than 4 requests" in listed
     assert "Older than these" in listed
     older = staff.get("/admin/fleet/requestmetric/" + first.context_data["older"])
     assert [row.request_id for row in older.context_data["cl"].result_list] == ["r2", "r1", "r0"]
