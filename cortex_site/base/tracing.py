@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from cortex_site.base.extras import cure
 from cortex_site.base.settings_file import Section
 from cortex_site.base.trace_context import TraceContext
 from cortex_site.base.version import VERSION
@@ -72,9 +73,7 @@ class Tracer:
             from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
         except ImportError as error:
-            message = (
-                "tracing.endpoint is set and OpenTelemetry is not installed: pip install 'cortex[tracing]'"
-            )
+            message = f"tracing.endpoint is set and OpenTelemetry is not installed: {cure('tracing')}"
             raise TracingError(message) from error
         self.sampling = settings.sampling
         self._resource = Resource.create({"service.name": service, "service.version": VERSION})

