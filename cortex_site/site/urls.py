@@ -7,6 +7,7 @@ from django.views.generic import RedirectView
 from fleet.admin.add_model import add_model
 from fleet.admin.live import live
 from fleet.admin.log_page import log_lines, logs
+from fleet.admin.metric import explained
 from fleet.admin.model_page import model_page
 from fleet.admin.playground import playground, playground_api
 from fleet.admin.traffic import traffic
@@ -18,6 +19,7 @@ urlpatterns = [
     path("admin/fleet/live/", admin.site.admin_view(live), name="fleet-live"),
     path("admin/fleet/traffic/", admin.site.admin_view(traffic), name="fleet-traffic"),
     path("admin/fleet/usage/", admin.site.admin_view(usage), name="fleet-usage"),
+    path("admin/fleet/explained/<str:request_id>/", admin.site.admin_view(explained), name="fleet-explained"),
     path("admin/fleet/logs/", admin.site.admin_view(logs), name="fleet-logs"),
     path("admin/fleet/logs/lines/", admin.site.admin_view(log_lines), name="fleet-log-lines"),
     path("admin/fleet/add-model/", admin.site.admin_view(add_model), name="fleet-add-model"),

@@ -6,8 +6,10 @@ from typing import Any, get_args
 
 from django.contrib import admin
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseRedirect
 from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from fleet.admin.base import ReadOnlyAdmin, seconds
@@ -24,6 +26,15 @@ def _names(model: type[Model], field: str) -> Callable[[], Iterable[str]]:
 BY_MODEL = known_values("model", _names(Placement, "model"))
 BY_NODE = known_values("node", _names(Node, "name"))
 BY_KEY = known_values("key", _names(ApiKey, "name"))
+
+
+def explained(request: HttpRequest, request_id: str) -> HttpResponseRedirect:
+    """The way to the page of the request of that id; to a search for it while its record is not there."""
+    found = RequestMetric.objects.filter(request_id=request_id).first()
+    if found is None:
+        search = urlencode({"q": request_id})
+        return HttpResponseRedirect(f"{reverse('admin:fleet_requestmetric_changelist')}?{search}")
+    return HttpResponseRedirect(reverse("admin:fleet_requestmetric_change", args=[found.pk]))
 
 
 @admin.register(RequestMetric)

@@ -106,6 +106,15 @@ def test_the_story_says_how_replicas_compared():
     assert lines[0] == "Replicas compared by the wait expected there: beast 0.20 s, benjy 1.40 s."
 
 
+def test_an_id_leads_to_its_request_or_to_a_search_while_it_is_not_stored(staff, client_for):
+    row = metric()
+    row.save()
+    page = f"/admin/fleet/requestmetric/{row.pk}/change/"
+    assert staff.get(f"/admin/fleet/explained/{row.request_id}/")["location"] == page
+    assert staff.get("/admin/fleet/explained/a+b/")["location"] == "/admin/fleet/requestmetric/?q=a%2Bb"
+    assert "/login/" in client_for().get(f"/admin/fleet/explained/{row.request_id}/")["location"]
+
+
 def test_the_page_of_a_request_shows_its_timeline(staff):
     notes = [["unenforced", "tools[0].function.parameters/pattern"]]
     row = metric(

@@ -125,7 +125,7 @@ class Turn {
     if (this.usage && this.first !== null && this.usage.completion_tokens > 1 && seconds - this.first / 1000 > 0.05) words.push(`${((this.usage.completion_tokens - 1) / (seconds - this.first / 1000)).toFixed(1)} tokens/s`);
     if (this.node) words.push(`on ${this.node}`);
     this.facts.textContent = words.join(" · ");
-    if (this.request) this.facts.append(" · ", element("a", { href: `${page.dataset.requests}?q=${encodeURIComponent(this.request)}` }, "where the time went"));
+    if (this.request) this.facts.append(" · ", element("a", { href: page.dataset.explained.replace(/[^/]+\/$/, `${encodeURIComponent(this.request)}/`) }, "where the time went"));
   }
 
   message() {
@@ -163,6 +163,7 @@ function json(selector) {
 let columns = [];
 let models = [];
 let pictures = []; // data URLs
+const wished = new URLSearchParams(location.search).get("model");
 
 function arrange() {
   const wanted = $("#beside").checked ? 2 : 1;
@@ -227,7 +228,7 @@ async function start() {
   if (!answer.ok) { $("#columns").textContent = await reason(answer); return; }
   const order = (model) => (model.state === "loaded" ? 0 : 1);
   models = (await answer.json()).data.map((model) => ({ ...model, state: model.state || "listed" }));
-  models.sort((one, other) => order(one) - order(other) || one.id.localeCompare(other.id));
+  models.sort((one, other) => (other.id === wished) - (one.id === wished) || order(one) - order(other) || one.id.localeCompare(other.id));
   if (!models.length) $("#told").textContent = "There is no model yet: add one under Models, or a node that serves some.";
   arrange();
 }
