@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.contrib import admin
 from django.utils import timezone
@@ -26,15 +26,22 @@ class ScheduleAdmin(PeriodicTaskAdmin):
 
     @admin.display(description="when")
     def every(self, row: PeriodicTask) -> str:
-        if row.interval is None:
-            return str(row.scheduler)
-        length = row.interval.schedule.run_every.total_seconds()
-        size, unit = next((each for each in UNITS if length % each[0] == 0), (1, "s"))
-        return f"every {length / size:g} {unit}"
+        return str(row.scheduler) if row.interval is None else f"every {_length(row)}"
 
     @admin.display(description="next run")
     def next_run(self, row: PeriodicTask) -> datetime | str:
+        """When it is due. Beat tells of its runs minutes later: an overdue one comes within its interval."""
         if not row.enabled:
             return "–"
-        due: datetime = timezone.now() + row.schedule.remaining_estimate(row.last_run_at or row.date_changed)
+        left: timedelta = row.schedule.remaining_estimate(row.last_run_at or row.date_changed)
+        if left < timedelta():
+            return "now" if row.interval is None else f"within {_length(row)}"
+        due: datetime = timezone.now() + left
         return due
+
+
+def _length(row: PeriodicTask) -> str:
+    """The interval between two runs, such as `5 min`."""
+    length = row.interval.schedule.run_every.total_seconds()
+    size, unit = next((each for each in UNITS if length % each[0] == 0), (1, "s"))
+    return f"{length / size:g} {unit}"

@@ -143,6 +143,18 @@ def test_schedules_show_their_names_and_next_runs(staff):
     assert "next run" in page.lower()
 
 
+def test_a_run_that_beat_has_not_told_yet_is_not_said_to_come_in_the_past(staff):
+    from django_celery_beat.models import PeriodicTask
+
+    from fleet.services import schedule
+
+    schedule.ensure()
+    PeriodicTask.objects.update(last_run_at=timezone.now() - timedelta(minutes=4))
+    page = staff.get("/admin/django_celery_beat/periodictask/").content.decode()
+    assert "within 5 s" in page
+    assert "within 5 min" not in page
+
+
 @pytest.mark.parametrize("path", ["/admin/", "/static/admin/css/base.css"])
 def test_pages_and_their_files_are_compressed_for_browsers_that_take_it(staff, path: str):
     plain = staff.get(path)

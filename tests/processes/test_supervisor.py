@@ -93,6 +93,19 @@ async def test_a_program_that_ignores_sigterm_is_killed(tmp_path):
     assert not alive(process)
 
 
+async def test_a_log_that_grows_long_is_moved_aside_while_its_program_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOG_BYTES", 1000)
+    monkeypatch.setattr(module, "TRIM_S", 0.01)
+    writing = "import itertools, time\nfor i in itertools.count():\n print(i, flush=True); time.sleep(0.001)"
+    async with supervising(tmp_path) as supervisor:
+        await supervisor.start(Program("writer", (sys.executable, "-c", writing)))
+        pid = state(tmp_path)["processes"][0]["pid"]
+        await until(lambda: (tmp_path / "writer.log.1").exists())
+        moved = (tmp_path / "writer.log.1").stat().st_mtime_ns
+        await until(lambda: (tmp_path / "writer.log.1").stat().st_mtime_ns != moved)
+        assert state(tmp_path)["processes"][0]["pid"] == pid
+
+
 async def test_a_program_that_fails_to_start_shows_its_log(tmp_path):
     async def never() -> bool:
         return False
