@@ -1,4 +1,4 @@
-"""The log files that `cortex up` keeps of each process: a bounded part of each, from its end."""
+"""The log files that are kept of each process: a bounded part of each, from its end."""
 
 from __future__ import annotations
 

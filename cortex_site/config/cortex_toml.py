@@ -260,6 +260,9 @@ class CortexConfig(Settings):
 
     state_dir: Path | None = Field(None, description="Directory of SQLite, secrets and sockets")
     models_config: Path | None = None
+    log_files: bool = Field(
+        False, description="`cortex serve` keeps logs in the state directory, where the admin shows them"
+    )
     gateway: GatewaySettings = GatewaySettings()
     responses: ResponsesSettings = ResponsesSettings()
     batches: BatchSettings = BatchSettings()

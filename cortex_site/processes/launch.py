@@ -98,7 +98,14 @@ def plan_serve(config: CortexConfig, config_path: Path | None) -> LaunchPlan:
     env = {"CORTEX_STATE_DIR": str(config.home)}
     if config_path:
         env["CORTEX_CONFIG"] = str(config_path.resolve())
-    return LaunchPlan(config, programs.Sockets.bind(config), env)
+    logs = _log_folder(config.home) if config.log_files else None
+    return LaunchPlan(config, programs.Sockets.bind(config), env, logs=logs)
+
+
+def _log_folder(home: Path) -> Path:
+    folder = home / "logs"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) -> LaunchPlan:
@@ -128,8 +135,7 @@ def plan_up(config: CortexConfig, config_path: Path | None, neuron_listen: str) 
         env["CORTEX_CONFIG"] = str(config_path.resolve())
     if config.models_config is None:
         env["CORTEX_MODELS_CONFIG"] = str(_first_file(home, "models.toml", MODELS_TOML))
-    logs = home / "logs"
-    logs.mkdir(exist_ok=True)
+    logs = _log_folder(home)
     first = (
         programs.redis_program(home, redis_socket),
         programs.neuron_program(neuron_listen, _first_file(home, "neuron.toml", NEURON_TOML)),

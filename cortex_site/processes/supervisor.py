@@ -22,7 +22,8 @@ from pathlib import Path
 
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 10.0)  # the last one repeats
 STEADY_S = 30.0  # a process that lived this long gets the first back-off again
-LOG_BYTES = 16 << 20
+LOG_BYTES = 16 << 20  # of a log, and as many of what it was before
+TRIM_S = 10.0  # between two looks at how long the logs are
 PR_SET_PDEATHSIG = 1
 STATE_FILE = "processes.json"  # in the state directory
 
@@ -105,7 +106,8 @@ class _Process:
     def trim_log(self) -> None:
         """Move a long log aside. The process appends, so truncating the file is safe."""
         if self.log_path and self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
-            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+            with suppress(OSError):  # a full disk: what follows makes room
+                shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
             os.truncate(self.log_path, 0)
 
     def log_tail(self, lines: int = 15) -> str:
@@ -134,7 +136,7 @@ class Supervisor:
         self._state_path = state_path
         self._log_dir = log_dir
         self._groups: list[list[_Process]] = []
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers = [asyncio.create_task(self._trim_logs(), name="trim-logs")] if log_dir else []
         self.facts: dict[str, str] = {}  # written beside the processes: URLs
 
     async def start(self, *programs: Program) -> None:
@@ -168,6 +170,13 @@ class Supervisor:
                 why = f"was not ready within {program.ready_s:g} s"
                 raise StartError(f"{program.name} {why}.\n{process.log_tail()}")
             await asyncio.sleep(0.1)
+
+    async def _trim_logs(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_S)
+            for group in self._groups:
+                for process in group:
+                    await asyncio.to_thread(process.trim_log)
 
     async def _keep(self, process: _Process) -> None:
         while True:

@@ -9,7 +9,7 @@ import pytest
 
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.processes.launch import plan_up, prepare_home
+from cortex_site.processes.launch import plan_serve, plan_up, prepare_home
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +44,23 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     assert "--home" in str(caught.value.lines)
 
 
-def test_a_node_of_ones_own_is_not_replaced_in_silence(tmp_path):
-    config = CortexConfig.model_validate(
-        {
-            "state_dir": tmp_path / "home",
-            "gateway": dict.fromkeys(("listen", "metrics_listen", "admin_listen"), "127.0.0.1:0"),
-            "neurons": [{"name": "local", "endpoint": "http://10.0.0.1:13131"}],
-        }
-    )
+def config_of(**values) -> CortexConfig:
+    listens = dict.fromkeys(("listen", "metrics_listen", "admin_listen"), "127.0.0.1:0")
+    return CortexConfig.model_validate({"gateway": listens} | values)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_serve_keeps_log_files_where_it_is_asked_to(tmp_path, monkeypatch, kept):
+    monkeypatch.setenv("CORTEX_STATE_DIR", str(tmp_path / "home"))
+    plan = plan_serve(config_of(log_files=kept), None)
+    try:
+        assert plan.logs == (tmp_path / "home" / "logs" if kept else None)
+        assert (tmp_path / "home" / "logs").is_dir() is kept
+    finally:
+        plan.sockets.close()
+
+
+def test_a_node_of_ones_own_is_not_replaced_in_silence():
+    config = config_of(neurons=[{"name": "local", "endpoint": "http://10.0.0.1:13131"}])
     with pytest.raises(ConfigError, match="give yours another name"):
         plan_up(config, None, "127.0.0.1:0")

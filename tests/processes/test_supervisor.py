@@ -100,7 +100,7 @@ async def test_a_log_that_grows_long_is_moved_aside_while_its_program_runs(tmp_p
     async with supervising(tmp_path) as supervisor:
         await supervisor.start(Program("writer", (sys.executable, "-c", writing)))
         pid = state(tmp_path)["processes"][0]["pid"]
-        await until(lambda: (tmp_path / "writer.log.1").exists())
+        await until((tmp_path / "writer.log.1").exists)
         moved = (tmp_path / "writer.log.1").stat().st_mtime_ns
         await until(lambda: (tmp_path / "writer.log.1").stat().st_mtime_ns != moved)
         assert state(tmp_path)["processes"][0]["pid"] == pid
