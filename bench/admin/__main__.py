@@ -53,6 +53,8 @@ PAGES = (
     "fleet/logs/",
     *(f"fleet/usage/?by={by}&days=30" for by in ("model", "key", "node", "day")),
     "django_celery_beat/periodictask/",
+    "auth/user/",
+    "auth/group/",
 )
 MODELS = 50
 DEEP_ROWS = 3_000  # with fewer there is no such page
