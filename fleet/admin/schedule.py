@@ -11,6 +11,8 @@ from django_celery_beat.models import ClockedSchedule, PeriodicTask, SolarSchedu
 
 from fleet.admin.base import UNITS
 
+UNUSED = ("solar", "clocked")  # fields: the kinds of schedules whose lists are not shown
+
 for unused in (ClockedSchedule, SolarSchedule, PeriodicTask):
     admin.site.unregister(unused)
 
@@ -23,6 +25,10 @@ class ScheduleAdmin(PeriodicTaskAdmin):
     list_display_links = ("name",)
     list_filter = ("enabled",)
     search_fields = ("name",)
+    fieldsets = tuple(
+        (title, options | {"fields": tuple(name for name in options["fields"] if name not in UNUSED)})
+        for title, options in PeriodicTaskAdmin.fieldsets
+    )
 
     @admin.display(description="when")
     def every(self, row: PeriodicTask) -> str:

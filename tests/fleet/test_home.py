@@ -120,7 +120,19 @@ def test_a_form_says_which_list_it_belongs_to(staff):
     crumbs = '› Access › <a href="/admin/auth/user/">Users</a> › '
     assert f"{crumbs}Add</div>" in staff.get("/admin/auth/user/add/").content.decode()
     user = get_user_model().objects.get()
-    assert f"{crumbs}{user}</div>" in staff.get(f"/admin/auth/user/{user.pk}/change/").content.decode()
+    at = f"/admin/auth/user/{user.pk}"
+    assert f"{crumbs}{user}</div>" in staff.get(f"{at}/change/").content.decode()
+    for page, here in (("delete", "Delete"), ("history", "History")):
+        way = f'{crumbs}<a href="{at}/change/">{user}</a> › {here}</div>'
+        assert way in staff.get(f"{at}/{page}/").content.decode()
+
+
+def test_a_schedule_is_made_of_the_kinds_that_have_lists(staff):
+    page = staff.get("/admin/django_celery_beat/periodictask/add/").content.decode()
+    assert 'name="interval"' in page
+    assert 'name="crontab"' in page
+    assert 'name="solar"' not in page
+    assert 'name="clocked"' not in page
 
 
 def test_the_home_page_has_its_series_and_fetches_those_of_other_spans(staff, client_for):
