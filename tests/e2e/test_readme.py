@@ -1,18 +1,23 @@
-"""What README tells a newcomer to type, typed."""
+"""What README and the tutorial tell a newcomer to type, typed."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from bench.processes import clean_environment
 from tests.architecture.tree import ROOT
 
 pytestmark = pytest.mark.e2e
 
 README = (ROOT / "README.md").read_text()
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
+STEPS = re.findall(r"^```bash\n(.*?)^```\n\n```text\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
 
 
 def block(words: str) -> str:
@@ -37,3 +42,26 @@ def test_the_sdk_s_lines_run(stack):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
     )
     assert "13131" in told.stdout, told.stderr
+
+
+def test_every_command_of_the_tutorial_says_what_to_expect():
+    assert len(STEPS) == TUTORIAL.count("```bash") > 5
+
+
+@pytest.mark.parametrize(("typed", "expected"), STEPS)
+def test_a_step_of_the_tutorial_does_what_it_says(stack, typed, expected):
+    for offset, port in enumerate((31313, 31314)):
+        typed = typed.replace(f"127.0.0.1:{port}", f"127.0.0.1:{stack.base_port + offset}")
+    here = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "CORTEX_STATE_DIR": str(stack.home),
+    }
+    command = ("bash", "-euo", "pipefail", "-c", typed)
+
+    def is_done() -> bool:  # what is counted, and what is polled, shows a little later
+        told = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=120, env=clean_environment() | here
+        )
+        return told.returncode == 0 and all(line in told.stdout for line in expected.splitlines())
+
+    stack.eventually(is_done)
