@@ -14,6 +14,10 @@ from docs.generate import api
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
+OUTSIDE = {
+    ROOT / "README.md": "index.md",
+    ROOT / "CHANGELOG.md": "changelog.md",
+}  # pages from elsewhere
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
 
 
@@ -24,8 +28,7 @@ def main(site: Path, man: Path) -> None:
     write(man, commands.man_pages())
     shutil.rmtree(site, ignore_errors=True)
     pages = {path.name: (path, path.read_text()) for path in sorted(DOCS.glob("*.md"))}
-    pages["index.md"] = (ROOT / "README.md", (ROOT / "README.md").read_text())
-    pages["changelog.md"] = (ROOT / "CHANGELOG.md", (ROOT / "CHANGELOG.md").read_text())
+    pages |= {name: (path, path.read_text()) for path, name in OUTSIDE.items()}
     for name, (source, text) in pages.items():
         write(site, {name: relinked(text, source, site)})
     write(site / "settings", settings.pages())
@@ -50,8 +53,8 @@ def relinked(text: str, source: Path, site: Path) -> str:
         path = (source.parent / target).resolve()
         if path.parent == DOCS and path.suffix == ".md":
             return f"[{words}]({path.name}{anchor})"
-        if path == ROOT / "CHANGELOG.md":
-            return f"[{words}](changelog.md{anchor})"
+        if path in OUTSIDE:
+            return f"[{words}]({OUTSIDE[path]}{anchor})"
         if not path.is_file():  # a folder, which a site has no page for
             return words
         copy = site / "files" / path.relative_to(ROOT)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import clean_environment
 from tests.architecture.tree import ROOT
+from tests.e2e.conftest import clean_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -48,20 +48,16 @@ def test_every_command_of_the_tutorial_says_what_to_expect():
     assert len(STEPS) == TUTORIAL.count("```bash") > 5
 
 
-@pytest.mark.parametrize(("typed", "expected"), STEPS)
+@pytest.mark.parametrize(("typed", "expected"), STEPS, ids=map(str, range(len(STEPS))))
 def test_a_step_of_the_tutorial_does_what_it_says(stack, typed, expected):
     for offset, port in enumerate((31313, 31314)):
         typed = typed.replace(f"127.0.0.1:{port}", f"127.0.0.1:{stack.base_port + offset}")
-    here = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "CORTEX_STATE_DIR": str(stack.home),
-    }
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    here = clean_environment() | {"PATH": programs, "CORTEX_STATE_DIR": str(stack.home)}
     command = ("bash", "-euo", "pipefail", "-c", typed)
 
     def is_done() -> bool:  # what is counted, and what is polled, shows a little later
-        told = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=120, env=clean_environment() | here
-        )
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=here)
         return told.returncode == 0 and all(line in told.stdout for line in expected.splitlines())
 
     stack.eventually(is_done)
