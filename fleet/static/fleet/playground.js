@@ -24,11 +24,18 @@ class Column {
   }
 
   async ask(content, shown) {
-    this.messages.push({ role: "user", content });
+    this.turns.querySelector("form")?.remove(); // results that nobody sent
     this.turns.append(shown);
+    await this.add({ role: "user", content });
+  }
+
+  // Add what the model is to answer, and its answer, if there is one.
+  async add(...messages) {
+    this.messages.push(...messages);
     const turn = new Turn();
     this.turns.append(turn.element);
     this.abort = new AbortController();
+    tellStop();
     try {
       const answer = await fetch(`${api}chat/completions`, {
         method: "POST",
@@ -44,8 +51,22 @@ class Column {
       turn.fail(error.name === "AbortError" ? "stopped" : error.message);
     }
     this.abort = null;
+    tellStop();
     turn.end();
-    this.messages.push(turn.message());
+    if (turn.text || turn.calls.length) this.messages.push(turn.message());
+    if (turn.calls.length) this.offer(turn.calls.filter(Boolean));
+  }
+
+  // Fields for the results of tools, which a person stands in for; sending them has the model go on.
+  offer(calls) {
+    const fields = calls.map((call) => element("textarea", { rows: "1", required: "", "aria-label": `Result of ${call.function.name}`, placeholder: `Result of ${call.function.name}` }));
+    const form = element("form", { class: "results" }, ...fields, element("button", { class: "button" }, "Send results"));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      form.replaceWith(...fields.map((field) => element("div", { class: "turn user" }, field.value)));
+      this.add(...calls.map((call, index) => ({ role: "tool", tool_call_id: call.id, content: fields[index].value })));
+    });
+    this.turns.append(form);
   }
 }
 
@@ -170,11 +191,13 @@ function arrange() {
   while (columns.length > wanted) columns.pop().abort?.abort();
   while (columns.length < wanted) {
     const made = new Column(models, models[columns.length % Math.max(models.length, 1)]?.id);
-    if (columns.length) { made.messages = [...columns[0].messages]; made.turns.append(...[...columns[0].turns.children].map((turn) => turn.cloneNode(true))); }
+    if (columns.length) { made.messages = [...columns[0].messages]; made.turns.append(...[...columns[0].turns.querySelectorAll(".turn")].map((turn) => turn.cloneNode(true))); }
     columns.push(made);
   }
   $("#columns").replaceChildren(...columns.map((column) => column.element));
 }
+
+const tellStop = () => { $("#stop").disabled = !columns.some((column) => column.abort); };
 
 async function send() {
   const question = $("#question").value.trim();
@@ -186,9 +209,7 @@ async function send() {
   $("#question").value = "";
   pictures = [];
   drawPictures();
-  $("#stop").disabled = false;
   await Promise.all(asked);
-  $("#stop").disabled = true;
   $("#question").focus();
 }
 
