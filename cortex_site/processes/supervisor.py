@@ -167,7 +167,8 @@ class Supervisor:
                     raise StartError(f"{program.name} {_reason(code)} while starting.\n{process.log_tail()}")
                 await self._start_again(process, code)
             elif is_late:
-                why = f"was not ready within {program.ready_s:g} s"
+                late = f"was not ready within {program.ready_s:g} s"
+                why = f"{process.reason} while starting" if process.reason else late
                 raise StartError(f"{program.name} {why}.\n{process.log_tail()}")
             await asyncio.sleep(0.1)
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from cortex_site.base.extras import cure
-
 CONVERTER = "neuron.models.tokenizer_conversion"
 CONVERSION_TIMEOUT_S = 600.0  # of a vocabulary of 200,000 tokens: some ten seconds
 _SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
@@ -75,7 +73,7 @@ def _converted(directory: Path) -> str:
 def _cause(source: Path, output: str) -> str:
     """Why a conversion failed: a package that is missing, or the last line of what it said."""
     if find_spec("transformers") is None:
-        return f"to be converted it needs transformers: {cure('neuron')}"
+        return "to be converted it needs transformers: install the wheel's extra [neuron]"
     packages = _SOURCES[source.name if source.name in _SOURCES else "*.tiktoken"]
     missing = [package for module, package in packages.items() if not _is_installed(module)]
     if missing and (source.name != "tekken.json" or missing[0] in output):

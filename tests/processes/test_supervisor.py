@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -133,13 +134,15 @@ async def test_a_program_that_is_killed_while_starting_is_started_again(tmp_path
 
 
 async def test_a_program_that_is_killed_all_the_time_fails_to_start(tmp_path, monkeypatch):
+    told: list[str] = []
     monkeypatch.setattr(module, "BACKOFF_S", (0.01,))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 100.0 * len(told)))
     suicide = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
 
     async def ready() -> bool:
         return False
 
-    async with supervising(tmp_path) as supervisor:
+    async with supervising(tmp_path, told) as supervisor:
         with pytest.raises(StartError, match="sleeper was killed by SIGKILL while starting"):
             await supervisor.start(Program("sleeper", suicide, ready=ready, ready_s=1))
 
