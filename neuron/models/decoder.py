@@ -40,6 +40,7 @@ from neuron.models.mended_layers import mend_layers
 from neuron.models.probe import Probe, check_continuation, probe_known, probe_model
 from neuron.models.recomputing_decoder import RecomputingDecoder, load_recomputing
 from neuron.models.recurrent_decoder import RecurrentDecoder, load_recurrent, state_argument
+from neuron.models.repeated_layers import load_repeated
 from neuron.models.routing import check_routing
 from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.tensor_parallel.checkpoint import RankPart, not_split
@@ -165,6 +166,9 @@ def load_decoder(
         model = load_weights(checkpoint, config, cls, options, attention=None)
         return _load_older(checkpoint, model, text_config)
     check_index(checkpoint, text_config)
+    family = find_family(config) if fused and latents and not images else None
+    if family and (decoder := load_repeated(checkpoint, config, cls, family, options)):
+        return decoder
     model = load_weights(checkpoint, config, cls, options, attention=attention_of_text(PROBE_NAME, config))
     try:
         sight = _find_sight(checkpoint, model, options, processor) if images else None

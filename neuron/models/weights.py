@@ -75,20 +75,10 @@ def load_weights(
     may be stored with the heads that it was trained with. Raises ModelLoadError naming the file and what is
     wrong.
     """
-    # Otherwise transformers reads in threads of its own, which would call `on_progress`.
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
-    with _quiet(), ExitStack() as files:
-        reader = _TensorReader(checkpoint, files, options)
+    with ExitStack() as files:
+        reader = TensorReader(checkpoint, files, options)
         try:
-            model, info = model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict={name: _LazyTensor(reader, name) for name in checkpoint.tensors},
-                dtype=options.dtype,
-                attn_implementation=attention,
-                ignore_mismatched_sizes=True,  # reported below, with the file
-                output_loading_info=True,
-            )
+            model, info = _build(checkpoint, config, model_class, reader, attention)
         except torch.AcceleratorError:
             raise
         except Exception as error:
@@ -98,6 +88,54 @@ def load_weights(
     if not options.allow_unexpected:
         heads_of = model if is_headless else None
         _check_expected(checkpoint, info["unexpected_keys"], heads_of)
+    return _for_inference(checkpoint, model, options)
+
+
+def load_exactly(
+    checkpoint: Checkpoint, config: Any, model_class: Any, reader: TensorReader, *, attention: str
+) -> Any | None:
+    """Return transformers' model as `load_weights` does; None unless all weights are there, and no others.
+
+    The `reader` may be of a larger checkpoint. Raises ModelLoadError if a weight cannot be read.
+    """
+    try:
+        model, info = _build(checkpoint, config, model_class, reader, attention)
+        if any(info.values()):
+            return None
+        _check_tied(checkpoint, model)
+        return _for_inference(checkpoint, model, reader.options)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if reader.failure:
+            raise reader.failure from error
+        return None  # what transformers makes of it is for the caller to find out
+
+
+def _build(
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: Any,
+    reader: TensorReader,
+    attention: str | dict[str, str] | None,
+) -> tuple[Any, dict[str, Any]]:
+    """Return transformers' model, and which tensors did not fit."""
+    # Otherwise transformers reads in threads of its own, which would call `on_progress`.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    with _quiet():
+        built: tuple[Any, dict[str, Any]] = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict={name: _LazyTensor(reader, name) for name in checkpoint.tensors},
+            dtype=reader.options.dtype,
+            attn_implementation=attention,
+            ignore_mismatched_sizes=True,  # reported by whoever asked, with the file
+            output_loading_info=True,
+        )
+    return built
+
+
+def _for_inference(checkpoint: Checkpoint, model: Any, options: LoadOptions) -> Any:
     if checkpoint.rope_divisors:
         divide_frequencies(model, checkpoint)
     model = model.to(options.device)
@@ -194,15 +232,15 @@ def _quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
 
 
-class _TensorReader:
+class TensorReader:
     """Reads tensors as transformers asks for them, and reports progress."""
 
     def __init__(self, checkpoint: Checkpoint, exits: ExitStack, options: LoadOptions) -> None:
+        self.options = options
         self._checkpoint = checkpoint
         self._files = OpenFiles(exits, self._report)
         self._device = options.device
         self._ring = exits.enter_context(UploadRing(self._device)) if self._device.type == "cuda" else None
-        self._on_progress = options.on_progress
         self._num_read, self._num_bytes = 0, checkpoint.num_bytes
         self.failure: Exception | None = None  # transformers raises something else instead
 
@@ -226,7 +264,7 @@ class _TensorReader:
         return moved(tensor, copy) if isinstance(tensor, StoredWeight) else copy(tensor)
 
     def _report(self) -> None:
-        self._on_progress(self._num_read / self._num_bytes)
+        self.options.on_progress(self._num_read / self._num_bytes)
 
 
 def _check_stored(name: str, entry: TensorEntry, tensor: Tensor, dtype: torch.dtype | None) -> None:
@@ -242,7 +280,7 @@ class _LazyTensor:
     package, transformers would put every tensor on the CPU first.
     """
 
-    def __init__(self, reader: _TensorReader, name: str) -> None:
+    def __init__(self, reader: TensorReader, name: str) -> None:
         self._reader = reader
         self._name = name
 

@@ -11,7 +11,7 @@ that is of no family in the table stays with transformers' own code.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -43,7 +43,14 @@ class FusedDecoder:
     prompt_rule: PromptRule | None = None
 
     def __init__(
-        self, model: Any, family: Family, facts: ModelFacts, *, context: int, split: Collection[Any] = ()
+        self,
+        model: Any,
+        family: Family,
+        facts: ModelFacts,
+        *,
+        context: int,
+        split: Collection[Any] = (),
+        more_layers: Iterable[Any] = (),
     ) -> None:
         body = model.get_decoder()  # of a vision model, the part for text
         self.vocab_size = facts.probe.vocab_size
@@ -60,7 +67,8 @@ class FusedDecoder:
         self.embeds = can_look_up(self._embed) and self.vocab_size <= self.num_embeddings
         rotary = getattr(body, family.rotary, None)
         self._rotary = Rotary(rotary, facts.activations, facts.device, context) if rotary else None
-        self._parts = [part for layer in body.layers for part in _parts(layer, family, facts, split)]
+        layers = chain(body.layers, more_layers)
+        self._parts = [part for layer in layers for part in _parts(layer, family, facts, split)]
         self._norm = family.norm(getattr(body, family.last_norm), facts.activations)
         self._lm_head = pack_linear([model.lm_head])
         kinds = [part.kind for part in self._parts]
@@ -150,12 +158,20 @@ def find_family(config: Any) -> Family | None:
 
 
 @torch.inference_mode()
-def fuse_decoder(
-    model: Any, family: Family, text_config: Any, probe: Probe, *, context: int, split: Collection[Any] = ()
+def fuse_decoder(  # noqa: PLR0913
+    model: Any,
+    family: Family,
+    text_config: Any,
+    probe: Probe,
+    *,
+    context: int,
+    split: Collection[Any] = (),
+    more_layers: Iterable[Any] = (),
 ) -> FusedDecoder:
     """Return a decoder with the weights of a `model` of this family, which loses them.
 
-    What the modules in `split` make is added up over the ranks of a group.
+    What the modules in `split` make is added up over the ranks of a group. `more_layers` follow the model's
+    own.
     """
     for name, module in model.named_modules():
         if ".layers." in f".{name}":
@@ -163,4 +179,4 @@ def fuse_decoder(
     is_stored = any(isinstance(parameter, StoredWeight) for parameter in model.parameters())
     activations = activation_dtype(model.device, model.dtype, has_stored_weights=is_stored)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)
-    return FusedDecoder(model, family, facts, context=context, split=split)
+    return FusedDecoder(model, family, facts, context=context, split=split, more_layers=more_layers)

@@ -42,6 +42,11 @@ class Family:
     rotary: str = "rotary_emb"  # the decoder's, if it has one
     fits: Callable[[Any], bool] = has_static_rope  # of a text configuration that is computed as it says
 
+    @property
+    def has_plain_layers(self) -> bool:
+        """Whether its layers are attentions to keys and values, and MLPs or mixtures of experts."""
+        return all(part.build in (attention, mlp) for part in self.parts)
+
 
 def _has_silu(config: Any) -> bool:
     """Return whether convolutions are followed by the one activation that ours are."""
