@@ -7,6 +7,7 @@ from neuron.engine.throughput import Throughput
 
 # Beside streams, prompts run in multiples of this: oneDNN builds a kernel for each number of tokens.
 _PROMPT_STRIDE = 16
+_FEWEST = 8  # of a prompt, where a stride of them would take twice the time that there is
 _HALF_LIFE_S = 1.0  # of work: how quickly the budget follows what steps cost
 _ALONE_S = 0.1  # of a turn without streams: a request that comes meanwhile waits for its end
 
@@ -30,14 +31,15 @@ class PrefillBudget:
     def tokens(self, num_decoding: int) -> int:
         """Return how many prompt tokens may run beside `num_decoding` streams.
 
-        With streams, that is as many as `max_step_stretch` leaves time for.
+        With streams, that is as many as `max_step_stretch` leaves time for, but a few in any case.
         """
         budget = self._limits.step_tokens - num_decoding
         if not num_decoding or not self.bare_s:
             return budget
         seconds = (self._limits.max_step_stretch - 1) * self.bare_s
-        steady = int(seconds * self._prompt_tokens.per_second) // _PROMPT_STRIDE * _PROMPT_STRIDE
-        return min(budget, max(steady, _PROMPT_STRIDE))
+        steady = int(seconds * self._prompt_tokens.per_second)
+        least = _FEWEST if 2 * steady < _PROMPT_STRIDE else _PROMPT_STRIDE
+        return min(budget, max(steady // _PROMPT_STRIDE * _PROMPT_STRIDE, least))
 
     @property
     def bare_s(self) -> float:

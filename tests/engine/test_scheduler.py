@@ -107,6 +107,26 @@ def test_a_long_prompt_stretches_steps_by_max_step_stretch_at_most():
     assert {plan.num_tokens % 16 for plan in mixed[:-1]} == {1}, "few sizes, that come again"
 
 
+def test_pieces_of_a_prompt_become_smaller_where_each_of_its_tokens_takes_longer():
+    def seconds(plan: StepPlan) -> float:
+        prompts = [chunk for chunk in plan.chunks if len(chunk.tokens) > 1]
+        tokens_s = sum(len(chunk.tokens) * (0.0003 + chunk.start * 7.5e-7) for chunk in prompts)
+        return 0.01 + (0.006 + tokens_s if prompts else 0.0)
+
+    bench = Bench(CacheShape(600, 4, 8, 2400), step_tokens=512)
+    bench.seconds = seconds
+    bench.submit(1, prompt(1, 64), 300)
+    for _ in range(30):
+        bench.step()
+    bench.submit(2, prompt(2, 2000), 3)
+    while not bench.tokens[2]:
+        bench.step()
+    pieces = [plan.num_tokens - 1 for plan in bench.plans[30:] if plan.num_tokens > 1]
+    assert pieces == sorted(pieces, reverse=True)
+    assert {*pieces} == {16, 8}
+    assert max(map(seconds, bench.plans[30:])) < 0.04, "16 tokens would take 0.045 at the end"
+
+
 def test_the_last_few_tokens_of_a_prompt_go_along():
     shape = CacheShape(num_pages=200, page_size=16, num_slots=16, context=200)
     for snapshots in (0, 16):
