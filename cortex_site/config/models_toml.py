@@ -10,7 +10,6 @@ from pydantic_settings import SettingsConfigDict
 from cortex_site.base.answer_formats import ReasoningFormat, ToolFormat
 from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.settings_file import Section, Settings
-from cortex_site.base.speculation import Speculation
 from cortex_site.config.cortex_toml import Label
 
 # Residency: of two models that could make room, the one with the lower priority goes.
@@ -47,8 +46,12 @@ class Profile(Section):
     kv_dtype: KVDtype | None = Field(
         None, description="Of cached keys and values: `auto`, `fp8` or `int8`; default: the node's own"
     )
-    speculation: Speculation | None = Field(
-        None, description="What drafts its answers: `ngram` or `off`; default: the node's own"
+    speculation: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="What drafts its answers: `auto`, `mtp`, `ngram`, `off`, or a smaller model of the same "
+        "vocabulary, by hub id or a directory of the node; default: the node's own",
     )
     chat_template: str | None = Field(
         None, description="A template, or the path of one on the node, from the model's directory on"

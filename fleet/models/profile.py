@@ -9,7 +9,6 @@ from django.db import models
 
 from cortex_site.base.answer_formats import known_reasoning_format, known_tool_format
 from cortex_site.base.kv_dtype import KV_DTYPES
-from cortex_site.base.speculation import SPECULATIONS
 from cortex_site.config.models_toml import DEFAULT_PRIORITY, PINNED_PRIORITY
 from fleet.models.node import names
 from fleet.models.version import Configured
@@ -36,7 +35,7 @@ def _known(check: Callable[[str], str], name: str) -> None:
         raise ValidationError(f"The name {error}.") from error
 
 
-_MEASURED_FOR = ("source", "quant", "harness", "kv_dtype", "options", "tensor_parallel")
+_MEASURED_FOR = ("source", "quant", "harness", "kv_dtype", "speculation", "options", "tensor_parallel")
 
 
 class ModelProfile(Configured):
@@ -68,10 +67,10 @@ class ModelProfile(Configured):
     )
     speculation = models.CharField(
         "speculation",
-        max_length=10,
+        max_length=200,
         blank=True,
-        choices=[(name, name) for name in SPECULATIONS],
-        help_text="What drafts its answers; empty: as the node is configured.",
+        help_text="What drafts its answers: auto, mtp, ngram, off, or a smaller model of the same "
+        "vocabulary, by hub id or a directory of the node; empty: as the node is configured.",
     )
     chat_template = models.TextField(
         blank=True,

@@ -46,6 +46,12 @@ def test_the_files_reach_the_data_plane():
     assert read.version == configuration.version() > 0
 
 
+def test_a_file_names_what_drafts():
+    for speculation in ("mtp", "someone/a-smaller-model-of-the-same-vocabulary"):
+        settings_sync.sync_files(CONFIG, Catalogue(models=[{"id": "m", "speculation": speculation}]))
+        assert ModelProfile.objects.get().speculation == speculation
+
+
 def test_syncing_twice_changes_nothing():
     settings_sync.sync_files(CONFIG, CATALOGUE)
     before = configuration.version()

@@ -6,6 +6,7 @@ from prometheus_client import REGISTRY
 from fleet.models import Device, ModelProfile, Node, Placement
 from fleet.services import lifecycle, polling
 from fleet.services.operations import execution
+from fleet.services.operations.specs import spec_of
 from neuron.wire import ApiError
 
 
@@ -90,6 +91,18 @@ def test_what_is_cached_as_goes_to_the_node(fleet):
     profile.kv_dtype = "auto"
     profile.save()
     assert profile.measured_mb is None, "another cache takes other memory"
+
+
+def test_a_draft_model_of_the_catalogue_goes_to_the_node(fleet):
+    fleet.node("a")
+    profile = fleet.model(speculation="someone/a-smaller-model-of-the-same-vocabulary")
+    fleet.run(ask())
+    assert spec_of(Placement.objects.get()).speculation == profile.speculation
+    profile.refresh_from_db()
+    assert profile.measured_mb
+    profile.speculation = "mtp"
+    profile.save()
+    assert profile.measured_mb is None, "another draft takes other memory"
 
 
 def test_template_and_formats_go_to_the_node_and_what_it_found_comes_back(fleet):
