@@ -15,7 +15,7 @@ from cortex_site.base.http2 import Http2Settings
 from cortex_site.base.kv_dtype import KVDtype
 from cortex_site.base.secret import Secret
 from cortex_site.base.settings_file import Section, Settings, load
-from cortex_site.base.speculation import MOST_DRAFT_TOKENS, Speculation
+from cortex_site.base.speculation import MOST_DRAFT_TOKENS, NodeSpeculation
 from cortex_site.base.tracing import TracingSettings
 
 MIB = 1 << 20
@@ -54,8 +54,8 @@ class ModelSettings(Section):
     speculation: str | None = Field(
         None,
         min_length=1,
-        description="What drafts its answers: `ngram`, `off`, or a smaller model of the same vocabulary, by "
-        "directory or hub id; by default that of `[engine]`",
+        description="What drafts its answers: `auto`, `mtp` (its own multi-token head), `ngram`, `off`, or a "
+        "smaller model of the same vocabulary, by directory or hub id; by default that of `[engine]`",
     )
 
 
@@ -113,10 +113,11 @@ class EngineSettings(Section):
         None, description="The longest that a request waits in the queue"
     )
     step_tokens: PositiveInt | None = Field(None, description="Tokens of one step; longer prompts are split")
-    speculation: Speculation | None = Field(
+    speculation: NodeSpeculation | None = Field(
         None,
         description="What guesses an answer's next tokens, several of which are then checked in one step: by "
-        "default `ngram`, what followed the same tokens earlier in the text; `off`",
+        "default `auto`, a model's own multi-token head where it has one, and elsewhere `ngram`, what "
+        "followed the same tokens earlier in the text; `off`",
     )
     draft_tokens: PositiveInt | None = Field(
         None, le=MOST_DRAFT_TOKENS, description="The most tokens that are guessed of an answer, by default 15"

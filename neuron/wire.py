@@ -128,8 +128,8 @@ class ModelSpec(BaseModel):
     )
     speculation: str | None = Field(
         None,
-        description="What drafts its answers: ngram, off, or a smaller model of the same vocabulary, by "
-        "directory or hub id; by default as neuron is configured",
+        description="What drafts its answers: auto, mtp (its own multi-token head), ngram, off, or a smaller "
+        "model of the same vocabulary, by directory or hub id; by default as neuron is configured",
     )
     devices: list[int] | None = Field(
         None, description="Device indices; by default the devices with the most free memory"

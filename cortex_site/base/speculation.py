@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Speculation = Literal["ngram", "off"]
+NodeSpeculation = Literal["auto", "ngram", "off"]  # of models that say nothing
 MOST_DRAFT_TOKENS = 15  # of one answer in one step
-SPECULATIONS: tuple[str, ...] = get_args(Speculation)
+SPECULATIONS: tuple[str, ...] = (*get_args(NodeSpeculation), "mtp")  # beside the names of other models

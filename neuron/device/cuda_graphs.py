@@ -17,7 +17,7 @@ from torch import Tensor
 from neuron.device.attention import use_backend
 from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.logits_rows import StepLogits, is_decode_step
-from neuron.device.model import DecoderModel
+from neuron.device.model import DecoderModel, HeadedModel, hidden_states
 from neuron.device.state_pool import StateGroup, StatePool, use_state_groups
 from neuron.device.varlen import Kernel, VarlenAttention, VarlenMetadata, cumulative_lengths
 from neuron.step import Chunk
@@ -54,6 +54,8 @@ class DecodeGraphs:
         # Rows: token, position, slot. Columns: the batch.
         self._inputs = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=model.device)
         self._inputs[2] = table.padding_slot
+        head = model.head if isinstance(model, HeadedModel) else None
+        self._hidden = head.new_states(self._sizes[-1]) if head else None
         # Largest first: the smaller ones fit in the memory it took.
         self._replays = {size: capture(partial(self._decode, size)) for size in reversed(self._sizes)}
 
@@ -67,7 +69,7 @@ class DecodeGraphs:
         rows = [(chunk.tokens[0], chunk.start, chunk.slot) for chunk in chunks]
         rows += [(0, 0, self._table.padding_slot)] * (size - len(chunks))
         self._inputs[:, :size].copy_(torch.tensor(rows).t())
-        return StepLogits(self._replays[size]()[: len(chunks)])
+        return StepLogits(self._replays[size]()[: len(chunks)], hidden=self._hidden)
 
     def _decode(self, size: int) -> Tensor:
         tokens, positions, slots = self._inputs[:, :size]
@@ -88,7 +90,10 @@ class DecodeGraphs:
         groups = [StateGroup(self._states, slots, start=0, width=1, is_fresh=False)] if self._states else []
         attention = VarlenAttention(self._cache, locations, metadata, self._kernel)
         with use_backend(attention), use_state_groups(groups):
-            return self._model(tokens, positions, rows)
+            logits = self._model(tokens, positions, rows)
+        if self._hidden is not None and (hidden := hidden_states(self._model)) is not None:
+            self._hidden[:size].copy_(hidden)
+        return logits
 
 
 class CudaGraphCapture:

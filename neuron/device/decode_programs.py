@@ -21,7 +21,7 @@ from neuron.device.attention import AttentionParams, use_backend
 from neuron.device.attention_step import attend_in_place
 from neuron.device.kv_cache import KVCache, PageTable
 from neuron.device.logits_rows import StepLogits, is_decode_step
-from neuron.device.model import DecoderModel, RecordableModel
+from neuron.device.model import DecoderModel, RecordableModel, hidden_states
 from neuron.device.recorded_memory import RecordedMemory
 from neuron.device.state_pool import StateGroup, StatePool, use_state_groups
 from neuron.step import Chunk
@@ -56,7 +56,7 @@ class DecodePrograms:
         """Return the logits after each of `chunks`, which have one token each. Valid until the next call."""
         found = self._run(chunks)
         whole = self._model.finish(found.values)
-        return found if whole is found.values else StepLogits(whole)
+        return found if whole is found.values else StepLogits(whole, hidden=found.hidden)
 
     def _run(self, chunks: Sequence[Chunk]) -> StepLogits:
         count = len(chunks)
@@ -92,6 +92,7 @@ class _Program:
         self._groups = [StateGroup(states, self._slots, 0, 1, is_fresh=False)] if states else []
         self._embedded: Tensor | None = None
         self._logits = torch.empty(0)
+        self._hidden: Tensor | None = None
         self._largest = torch.empty(count, dtype=torch.int64)
         self._places = self._largest.numpy()
         self._recording: object = None
@@ -116,14 +117,20 @@ class _Program:
             self._recording = _native.recorded()
         self.foreign = watch.foreign
         self._logits = memory.lend(logits)
-        return StepLogits(self._logits, self._places.tolist())
+        if (hidden := hidden_states(self._model)) is not None:
+            self._hidden = memory.lend(hidden)
+        return self._found
 
     def run(self, chunks: Sequence[Chunk]) -> StepLogits:
         self._take(chunks)
         if self._embedded is not None:
             self._embedded.copy_(self._model.embed(self._tokens))
         _native.replay(self._recording)
-        return StepLogits(self._logits, self._places.tolist())
+        return self._found
+
+    @property
+    def _found(self) -> StepLogits:
+        return StepLogits(self._logits, self._places.tolist(), self._hidden)
 
     def _take(self, chunks: Sequence[Chunk]) -> None:
         self._numbers[:] = list(zip(*((c.tokens[0], c.start, c.slot) for c in chunks), strict=True))

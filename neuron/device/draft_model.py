@@ -7,17 +7,13 @@ after the large model has, and only as far as it needs to: `_DraftedSlot.num_rea
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 
-import torch
-
+from neuron.device.guessing import GuessingRunner
 from neuron.device.model_runner import ModelRunner
 from neuron.pipe import Sampling
 from neuron.step import Chunk, Draw, Joined, StepPlan, StepResult
-
-log = logging.getLogger("neuron.device")
 
 _MOST_LATE = 64  # tokens of a slot that are read in one step beside those that the large model reads
 _FEW = 4  # tokens
@@ -35,13 +31,15 @@ class _DraftedSlot:
     has_begun: bool = False
 
 
-class DraftedRunner:
+class DraftedRunner(GuessingRunner):
     """Runs a model's plans like its own runner, and then lets a draft model guess.
 
     `draft` is the draft model's runner, with the `table` of the other. Guesses stay below `vocab_size`, and
     tokens that the draft model, of `num_embeddings`, does not know are read as another. It reads texts up to
     its own `context`.
     """
+
+    drafter = "the draft model"
 
     def __init__(
         self,
@@ -52,15 +50,13 @@ class DraftedRunner:
         num_embeddings: int,
         context: int,
     ) -> None:
-        self.shape = runner.shape
-        self._runner = runner
+        super().__init__(runner)
         self._draft = draft
         self._vocab_size = vocab_size
         self._num_embeddings = num_embeddings
         self._context = context
         self._slots = [_DraftedSlot() for _ in range(self.shape.num_slots)]
         self._is_read = [False] * self.shape.num_pages  # whether all of a page's text has been read
-        self._is_off = False
         greedy = (Joined(slot, Sampling(), (), (), ()) for slot in range(self.shape.num_slots))
         draft.run(StepPlan((), tuple(greedy)))
 
@@ -68,21 +64,6 @@ class DraftedRunner:
     def draft_bytes(self) -> int:
         """Bytes of what the draft model keeps of sequences on the device."""
         return self._draft.num_bytes
-
-    def run(self, plan: StepPlan) -> StepResult:
-        """Return what `plan` came to, with guesses. Raises PoisonedError like `ModelRunner.run`."""
-        result = self._runner.run(plan)
-        if self._is_off:
-            return result
-        try:
-            guesses = self._guess(plan, result)
-        except Exception as error:
-            if isinstance(error.__cause__, torch.AcceleratorError):
-                raise
-            log.exception("the draft model failed; it guesses no more", extra={"cause": str(error)})
-            self._is_off = True
-            return result
-        return replace(result, guesses=guesses) if guesses else result
 
     def _guess(self, plan: StepPlan, result: StepResult) -> dict[int, tuple[int, ...]]:
         self._follow(plan, result)

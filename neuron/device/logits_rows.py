@@ -44,6 +44,7 @@ class StepLogits(NamedTuple):
 
     values: Tensor
     largest: list[int] | None = None  # the place of each row's largest, -1 for one with NaN
+    hidden: Tensor | None = None  # states of the whole flat batch, of a model with a head that reads them
 
 
 class LogitsRows:
@@ -64,6 +65,7 @@ class LogitsRows:
         ends: Sequence[int],
     ) -> None:
         self.indices: list[int] = []
+        self._parts, self._owners, self._order, self._ends = parts, owners, order, ends
         self.scored: list[int] = []
         self.scored_at: list[int] = []
         places: dict[int, list[int]] = {}  # of rows that are sampled, by chunk
@@ -90,6 +92,15 @@ class LogitsRows:
             self.drawn_at += rows
             self.draws += [*chunk.checks, chunk.draw]
             self.drafts += [*chunk.drafts, None]
+
+    @property
+    def of_chunks(self) -> dict[int, list[int]]:
+        """The rows of the flat batch that are each chunk's, by its index in the plan."""
+        found: dict[int, list[int]] = {}
+        for part, end in zip(self._order, self._ends, strict=True):
+            rows = range(end - len(self._parts.chunks[part].tokens), end)
+            found.setdefault(self._owners[part] if self._owners else part, []).extend(rows)
+        return found
 
     @property
     def are_all_drawn(self) -> bool:

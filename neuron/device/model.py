@@ -89,6 +89,42 @@ class RecordableModel(Protocol):
         ...
 
 
+class DraftHead(Protocol):
+    """A part of a model that guesses the token after the next one: a multi-token head.
+
+    Of the model's hidden state at a token and of the token that follows it, it makes a hidden state of its
+    own, from which the same head as the model's predicts. Its layer's keys and values are among the model's.
+    """
+
+    def new_states(self, count: int, /) -> Tensor:
+        """Return room for hidden states, (count, hidden)."""
+        ...
+
+    def __call__(self, states: Tensor, tokens: Tensor, positions: Tensor, /) -> Tensor:
+        """Return the states after `tokens`, (n, hidden), each of which follows one of `states` in the text.
+
+        `positions` are those of `states`, (n,) or (axes, n).
+        """
+        ...
+
+    def logits(self, states: Tensor, /) -> Tensor:
+        """Return the logits after some of its states, (rows, vocab) in float32."""
+        ...
+
+
+@runtime_checkable
+class HeadedModel(Protocol):
+    """A decoder that may have such a head."""
+
+    head: DraftHead | None
+    hidden: Tensor | None  # after the last norm, of the rows that ran last; None without a head
+
+
+def hidden_states(model: object) -> Tensor | None:
+    """Return the hidden states of the rows that a model ran last, if it has a head that reads them."""
+    return model.hidden if isinstance(model, HeadedModel) else None
+
+
 class DecoderModel(Protocol):
     """A decoder whose layers call `neuron.device.attention.attend`."""
 

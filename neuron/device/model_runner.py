@@ -23,7 +23,7 @@ from neuron.device.image_embedder import ImageEmbedder
 from neuron.device.image_positions import ImagePositions
 from neuron.device.kv_cache import KVCache, KVShape, PageTable
 from neuron.device.logits_rows import LogitsRows, StepLogits, rows_alone
-from neuron.device.model import DecoderModel
+from neuron.device.model import DecoderModel, hidden_states
 from neuron.device.page_pool import Coding
 from neuron.device.row_steps import largest
 from neuron.device.sampler import Sampler
@@ -76,6 +76,8 @@ class ModelRunner:
             self._positions = ImagePositions(encoder, shape.num_slots, model.device)
         self._sampler = Sampler(shape.num_slots, model.vocab_size, model.device)
         self._adapted: list[int | None] = [None] * shape.num_slots  # the number of each slot's adapter
+        # Of the step that ran last, and whose they are; of a model with a head that reads them.
+        self.hidden: tuple[LogitsRows, Tensor] | None = None
         self._graphs: DecodeGraphs | DecodePrograms | None = None
         if kernel is None:
             self._graphs = find_programs(model, layers, self.cache, self._table, self._states)
@@ -139,6 +141,7 @@ class ModelRunner:
                 self._images.join(joined)
         encoded = self._images.encode(plan.encoding) if self._images else None
         logits = self._forward(plan)
+        self.hidden = (logits[0], logits[1].hidden) if logits and logits[1].hidden is not None else None
         result = self._result(plan, *logits) if logits else StepResult(())
         return replace(result, encoded=encoded) if encoded else result
 
@@ -171,16 +174,17 @@ class ModelRunner:
         rows = LogitsRows(whole, plan, owners, batch.order, batch.ends)
         logits_indices = torch.tensor(rows.indices, dtype=torch.int64, device=batch.tokens.device)
         image_embeddings = self._images.embed(plan, batch) if self._images else ()
-        positions = self._positions.of(plan, batch) if self._positions else batch.positions
+        positions = self.positions(plan, batch)
         groups = group_states(self._states, plan, batch) if self._states else ()
         with (
-            use_backend(self._attention(plan, batch)),
+            use_backend(self.attention(plan, batch)),
             use_sequences(StepSequences(self.cache, batch)),
             use_index_keys(self.cache, batch),
             use_state_groups(groups),
             self._adapters(plan, batch) if is_adapted else nullcontext(),
         ):
-            return rows, StepLogits(self._model(batch.tokens, positions, logits_indices, image_embeddings))
+            logits = self._model(batch.tokens, positions, logits_indices, image_embeddings)
+        return rows, StepLogits(logits, hidden=hidden_states(self._model))
 
     def _adapters(self, plan: StepPlan, batch: Batch) -> AbstractContextManager[None]:
         assert self._model.adapters
@@ -189,7 +193,12 @@ class ModelRunner:
             [adapter for chunk in chunks for adapter in [self._adapted[chunk.slot]] * len(chunk.tokens)]
         )
 
-    def _attention(self, plan: StepPlan, batch: Batch) -> AttentionBackend:
+    def positions(self, plan: StepPlan, batch: Batch) -> Tensor:
+        """Return the positions of a step's tokens, (n,), or (axes, n) where those of images have several."""
+        return self._positions.of(plan, batch) if self._positions else batch.positions
+
+    def attention(self, plan: StepPlan, batch: Batch) -> AttentionBackend:
+        """Return what attends to the pages of a step's slots."""
         if self._kernel is None:
             return SdpaAttention(self.cache, batch)
         return varlen_attention(self.cache, self._table, plan, batch, self._kernel)

@@ -130,11 +130,18 @@ class DeviceDrafter(Drafter):
         self._num_tokens, self._guesses = num_tokens, list(guesses)
 
 
-_DRAFTERS: dict[str, Callable[[], Drafter] | None] = {"ngram": NgramDrafter, "off": None}
+# What drafts if nothing on the device does.
+_DRAFTERS: dict[str, Callable[[], Drafter] | None] = {
+    "auto": NgramDrafter,
+    "ngram": NgramDrafter,
+    "off": None,
+    "mtp": None,
+}
 SPECULATIONS = tuple(_DRAFTERS)
 
 
-def draft_source(speculation: str, tokens: int) -> DraftSource | None:
-    """Return what one of `SPECULATIONS` names; None where nothing is drafted."""
-    new_drafter = _DRAFTERS[speculation]
+def draft_source(speculation: str, tokens: int, *, on_device: bool = False) -> DraftSource | None:
+    """Return what one of `SPECULATIONS` names, or passes on what is drafted on the device; None where nothing
+    is drafted."""
+    new_drafter = DeviceDrafter if on_device else _DRAFTERS[speculation]
     return DraftSource(new_drafter, tokens) if new_drafter else None

@@ -138,6 +138,14 @@ def _map(file: Path) -> AbstractContextManager[Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadTensors:
+    """What a multi-token head has beside the decoder's last layer, which is the head's then."""
+
+    layer: str  # what the names of that layer's tensors begin with
+    own: tuple[TensorEntry, ...]  # in the order of `HeadWeights`
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model whose files are all there and complete."""
 
@@ -145,6 +153,7 @@ class Checkpoint:
     config: dict[str, Any]  # as `config.json` has it
     tensors: dict[str, TensorEntry]
     rope_divisors: list[float] | None = None  # of its frequencies, beside what `config` says
+    head: HeadTensors | None = None  # of one that is read with the head that guesses ahead
 
     @property
     def config_file(self) -> Path:
@@ -154,6 +163,11 @@ class Checkpoint:
     @property
     def num_bytes(self) -> int:
         return sum(entry.num_bytes for entry in self.tensors.values())
+
+    @property
+    def entries(self) -> list[TensorEntry]:
+        """All tensors, those of the head included."""
+        return [*self.tensors.values(), *(self.head.own if self.head else ())]
 
     @property
     def dtype(self) -> str:

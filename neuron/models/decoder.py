@@ -33,6 +33,7 @@ from neuron.models.attention_interface import (
 from neuron.models.cached_decoder import CachedDecoder, load_cached
 from neuron.models.checkpoint import PROCESSOR_FILES, Checkpoint, ModelLoadError
 from neuron.models.fused.decoder import FusedDecoder, find_family, fuse_decoder
+from neuron.models.fused.multi_token_head import HeadWeights
 from neuron.models.image_input import ImageProcessor
 from neuron.models.index_cache import IndexedStates
 from neuron.models.indexer_interface import check_index
@@ -48,7 +49,7 @@ from neuron.models.tensor_parallel.rank import RankDecoder, add_up, take_head
 from neuron.models.tensor_parallel.spread import class_with_experts, whole_class
 from neuron.models.tensor_parallel.structure import summed_modules, whole_model
 from neuron.models.vision import VisionTower
-from neuron.models.weights import LoadOptions, load_weights
+from neuron.models.weights import LoadOptions, load_weights, read_entries
 
 if TYPE_CHECKING:
     from neuron.models.sight import PreparingProcessor, Sight
@@ -261,7 +262,8 @@ def _load_interfaced(  # noqa: PLR0913
         probe = replace(probe, logits=probe.logits[take_head(model, part.rank)])
     decoder: AnyDecoder
     if family:
-        decoder = fuse_decoder(model, family, text_config, probe, context=context, split=split)
+        head = HeadWeights(*read_entries(checkpoint.head.own, options)) if checkpoint.head else None
+        decoder = fuse_decoder(model, family, text_config, probe, context=context, split=split, head=head)
     else:
         decoder = TransformersDecoder(model, probe, context=context)
         add_up(split)

@@ -96,7 +96,15 @@ def stored_format(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[str, floa
 
 def weight_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     """Return the bytes of all tensors once those of plain numbers are `dtype`."""
-    return sum(entry.loaded_bytes(dtype.itemsize) for entry in checkpoint.tensors.values())
+    return sum(entry.loaded_bytes(dtype.itemsize) for entry in checkpoint.entries)
+
+
+def head_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """Return the bytes of the multi-token head that a checkpoint is read with, as `weight_bytes` counts."""
+    if checkpoint.head is None:
+        return 0
+    layer = [entry for name, entry in checkpoint.tensors.items() if name.startswith(checkpoint.head.layer)]
+    return sum(entry.loaded_bytes(dtype.itemsize) for entry in (*layer, *checkpoint.head.own))
 
 
 def _mib(size: int) -> int:

@@ -142,6 +142,13 @@ def _for_inference(checkpoint: Checkpoint, model: Any, options: LoadOptions) -> 
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def read_entries(entries: Iterable[TensorEntry], options: LoadOptions) -> list[Tensor]:
+    """Return tensors that no class of transformers has a place for, on the device. Raises ModelLoadError."""
+    with ExitStack() as exits:
+        files = OpenFiles(exits, partial(options.on_progress, 1.0))
+        return [entry.read(files).to(device=options.device, dtype=options.dtype) for entry in entries]
+
+
 def _not_built(
     checkpoint: Checkpoint, model_class: Any, error: Exception, options: LoadOptions
 ) -> ModelLoadError:

@@ -80,8 +80,9 @@ class DeviceGroup:
         if len(self.workers) == 1:
             only = self.first.load(model, path, quant, kv_dtype, speculation=speculation, draft=draft)
             return [await only]
-        if draft is not None:
-            cause = "it is split over devices, and no other model drafts for it"
+        if draft is not None or speculation == "mtp":
+            drafter = "other model" if draft else "multi-token head"
+            cause = f"it is split over devices, and no {drafter} drafts for it"
             raise WorkerLoadError("model_unsupported", f"{path}: {cause}: set speculation to 'ngram'")
         self.close()
         self._shared = shared = SharedFiles(len(self.workers))

@@ -15,10 +15,22 @@ from neuron.device.varlen import Kernel, select_kernel
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.decoder import AnyDecoder
 from neuron.models.embedder import Embedder
+from neuron.models.multi_token import HeadWish
+from neuron.models.tensor_parallel.sizes import Rank
 from neuron.worker.loaded_model import LoadedModel
 
 _FILE = "tokenizer.json"
 _CURE = "name another model in speculation, or 'ngram'"
+
+
+def head_wish(path: Path, speculation: str, draft: Path | None, rank: Rank | None) -> HeadWish:
+    """Return whether a model's own head is to draft. Raises ModelLoadError where it cannot."""
+    if speculation == "mtp" and rank:
+        cause = "it is split over devices, and no multi-token head drafts for it"
+        raise ModelLoadError("model_unsupported", f"{path}: {cause}: set speculation to 'ngram'")
+    if draft or rank or speculation not in {"mtp", "auto"}:
+        return None
+    return "mtp" if speculation == "mtp" else "auto"
 
 
 def check_vocabulary(path: Path, draft: Path) -> None:

@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from neuron.device.model import DraftHead, HeadedModel
 from neuron.device.page_pool import Coding
 from neuron.models.decoder import AnyDecoder
 from neuron.models.embedder import Embedder
 from neuron.models.mapped_file import MappedFile
 from neuron.models.memory_estimate import MemoryEstimate
+from neuron.models.multi_token import HeadWish
 from neuron.models.tensor_parallel.sizes import Rank
 
 MIB = 1 << 20
 
-Origin = tuple[Path, str | None, Coding | None, Rank | None, Path | None]
-"""A model's path, how it was quantized, its pages' coding, its rank, and the path of its draft model."""
+
+class ModelOrigin(NamedTuple):
+    """What a model is loaded from, and how."""
+
+    path: Path
+    quant: str | None = None  # how it is quantized
+    coding: Coding | None = None  # of its pages
+    rank: Rank | None = None
+    draft: Path | None = None  # of its draft model
+    wish: HeadWish = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +44,24 @@ class LoadedModel:
     coding: Coding | None = None  # of its pages
     rank: Rank | None = None  # of a group, of whose model it is a part
     draft: LoadedModel | None = None  # a smaller one that drafts its answers; `num_bytes` has its weights
+    wish: HeadWish = None
+    head_bytes: int = 0  # of `num_bytes`, of the head that drafts its answers
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> ModelOrigin:
         """What it was loaded from, and how."""
-        return self.path, self.quant, self.coding, self.rank, self.draft.path if self.draft else None
+        draft = self.draft.path if self.draft else None
+        return ModelOrigin(self.path, self.quant, self.coding, self.rank, draft, self.wish)
+
+    @property
+    def head(self) -> DraftHead | None:
+        """What the model guesses ahead with."""
+        return self.module.head if isinstance(self.module, HeadedModel) else None
+
+    @property
+    def draft_bytes(self) -> int:
+        """Of `num_bytes`, those of what drafts its answers."""
+        return self.head_bytes + (self.draft.num_bytes if self.draft else 0)
 
     @property
     def damage(self) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from neuron.device.cuda_graphs import Capture, CudaGraphCapture
 from neuron.device.embedding_runner import EmbeddingRunner
+from neuron.device.head_runner import HeadRunner
 from neuron.device.kv_cache import bytes_per_token
 from neuron.device.memory import (
     MIB,
@@ -25,7 +26,7 @@ from neuron.device.page_pool import CODINGS, Coding
 from neuron.device.startup import AcceleratorError, Device
 from neuron.device.state_pool import bytes_per_slot
 from neuron.device.varlen import find_coded_kernel, find_varlen_kernel, select_kernel
-from neuron.engine.drafter import MOST_DRAFT_TOKENS, DeviceDrafter, DraftSource, draft_source
+from neuron.engine.drafter import MOST_DRAFT_TOKENS, DraftSource, draft_source
 from neuron.engine.embedding_scheduler import EmbeddingScheduler
 from neuron.engine.request import LoadedAdapter
 from neuron.engine.scheduler import Scheduler
@@ -35,20 +36,26 @@ from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.models.embedder import Embedder
 from neuron.models.in_situ.checkpoint import in_situ
-from neuron.models.memory_estimate import MemoryEstimate, estimate_memory, stored_format, weight_bytes
+from neuron.models.memory_estimate import (
+    MemoryEstimate,
+    estimate_memory,
+    head_bytes,
+    stored_format,
+    weight_bytes,
+)
+from neuron.models.multi_token import choose_head
 from neuron.models.reading import read_checkpoint
 from neuron.models.sentence_loading import class_finder, load_sentence_model
 from neuron.models.sentence_modules import read_sentence_modules
 from neuron.models.tensor_parallel.checkpoint import split_checkpoint
 from neuron.models.tensor_parallel.rank import RankDecoder
-from neuron.models.tensor_parallel.sizes import Rank
 from neuron.models.weights import MAX_IMAGE_PIXELS, LoadOptions, OnProgress
 from neuron.pipe import GroupRank
 from neuron.step import CacheShape, PoisonedError, PromptRule
 from neuron.worker.cache_counts import check_coding, count_host, count_states, kv_bytes
-from neuron.worker.draft_pair import check_vocabulary, draft_needs, drafted_runner, pair
+from neuron.worker.draft_pair import check_vocabulary, draft_needs, drafted_runner, head_wish, pair
 from neuron.worker.host_cache import HostCache
-from neuron.worker.loaded_model import LoadedModel, Origin
+from neuron.worker.loaded_model import LoadedModel, ModelOrigin
 from neuron.worker.rank_link import RankLink, joining
 from neuron.worker.resident_adapters import ResidentAdapter, ResidentAdapters
 from neuron.worker.resident_model import ResidentModel, StepRunner
@@ -70,7 +77,7 @@ class WorkerSettings:
     kv_host_mb: int = 0  # for pages of each model that left its cache
     dtype: str | None = None
     kv_dtype: str = "auto"  # of `page_pool.KV_DTYPES`, for models that are loaded without one
-    speculation: str = "ngram"  # what drafts the answers of models that are loaded without one
+    speculation: str = "auto"  # what drafts the answers of models that are loaded without one
     draft_tokens: int = MOST_DRAFT_TOKENS  # of one answer in a step
     allow_unexpected_tensors: bool = False  # that a model's configuration has no place for
     max_image_pixels: int = MAX_IMAGE_PIXELS
@@ -139,12 +146,12 @@ class ModelPool:
         if model in self.models:
             return self.models[model]
         try:
-            drafts = draft_source(speculation or self.settings.speculation, self.settings.draft_tokens)
-            if draft:
-                drafts = DraftSource(DeviceDrafter, self.settings.draft_tokens)
+            speculation = speculation or self.settings.speculation
             with joining(place) as link:
                 coding = CODINGS.get(kv_dtype or self.settings.kv_dtype)
-                resident = self._load_or_wake(model, path, quant, coding, drafts, draft, on_progress, link)
+                resident = self._load_or_wake(
+                    model, path, quant, coding, speculation, draft, on_progress, link
+                )
             (self.followed if link and not link.is_first else self.models)[model] = resident
             self._make_room(0)
         except (OutOfMemoryError, MemoryError) as error:
@@ -191,7 +198,7 @@ class ModelPool:
         path: Path,
         quant: str | None,
         coding: Coding | None,
-        drafts: DraftSource | None,
+        speculation: str,
         draft: Path | None,
         on_progress: OnProgress,
         link: RankLink | None,
@@ -201,16 +208,21 @@ class ModelPool:
         if link:
             on_progress = link.checking(on_progress)
         rank = link.rank if link else None
-        loaded = self._wake(model, (path, quant, coding, rank, draft))
+        wish = head_wish(path, speculation, draft, rank)
+        origin = ModelOrigin(path, quant, coding, rank, draft, wish)
+        loaded = self._wake(model, origin)
         if loaded is None:
             release_unused(self.device)
-            loaded = self._load(path, quant, coding, on_progress, rank)
+            loaded = self._load(origin, on_progress)
             if draft:
-                loaded = pair(loaded, self._load(draft, None, None, on_progress, None, loaded.num_bytes))
+                loaded = pair(loaded, self._load(ModelOrigin(draft), on_progress, loaded.num_bytes))
             release_unused(self.device)
+        drafts = draft_source(
+            speculation, self.settings.draft_tokens, on_device=bool(loaded.draft or loaded.head)
+        )
         return self._resident(model, loaded, drafts, link, lambda: on_progress(1.0))
 
-    def _wake(self, model: str, origin: Origin) -> LoadedModel | None:
+    def _wake(self, model: str, origin: ModelOrigin) -> LoadedModel | None:
         loaded = self.asleep.peek(model)
         if loaded is None:
             return None
@@ -220,18 +232,11 @@ class ModelPool:
         self._check_room(loaded.path, "it takes", f"{loaded.memory_mb} MiB", loaded.num_bytes, self.free)
         return self.asleep.take(model)
 
-    def _load(
-        self,
-        path: Path,
-        quant: str | None,
-        coding: Coding | None,
-        on_progress: OnProgress,
-        rank: Rank | None,
-        taken: int = 0,
-    ) -> LoadedModel:
+    def _load(self, origin: ModelOrigin, on_progress: OnProgress, taken: int = 0) -> LoadedModel:
         """Return a model, loaded into what is free but for the bytes `taken`."""
+        path, quant, coding, rank, _, wish = origin
         free = self.free - taken
-        checkpoint = read_checkpoint(path)
+        checkpoint = choose_head(read_checkpoint(path), wish)
         dtype = model_dtype(checkpoint, self.settings.dtype)
         modules = read_sentence_modules(checkpoint)
         part = None
@@ -264,7 +269,8 @@ class ModelPool:
         # Less than the estimate is measured where the process could reuse freed memory.
         weights = max(bytes_in_use(self.device) - before, estimate.weights)
         stored, files = stored_format(checkpoint, dtype), mapped_files(checkpoint)
-        return LoadedModel(path, quant, decoder, weights, stored, files, estimate, coding, rank)
+        found = LoadedModel(path, quant, decoder, weights, stored, files, estimate, coding, rank, wish=wish)
+        return replace(found, head_bytes=head_bytes(checkpoint, dtype))
 
     def _resident(
         self,
@@ -322,7 +328,10 @@ class ModelPool:
         least = estimate.cache + estimate.activations + (3 if drafts else 2) * bytes_per_slot(decoder.states)
         steps: StepRunner = runner
         num_bytes = loaded.num_bytes + runner.num_bytes
-        if loaded.draft:
+        if loaded.head:
+            vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
+            steps = HeadRunner(runner, loaded.head, vocab_size=vocab_size)
+        elif loaded.draft:
             steps = drafted = drafted_runner(runner, decoder, loaded.draft, self._kernel, self._capture())
             num_bytes += drafted.draft_bytes
         return ResidentModel(

@@ -143,10 +143,12 @@ class ResidentModel:
 
     @property
     def memory_parts(self) -> dict[str, int]:
-        """What its memory is for, MiB: weights, those of the model that drafts for it, keys and values (kv),
-        states; what is nothing is left out."""
+        """What its memory is for, MiB: weights, those of what drafts for it, keys and values (kv), states.
+
+        What is nothing is left out.
+        """
         kept = self.num_bytes - self.loaded.num_bytes - self.state_bytes
-        draft = self.loaded.draft.num_bytes if self.loaded.draft else 0
+        draft = self.loaded.draft_bytes
         own = self.loaded.num_bytes - draft
         parts = {"weights": own, "draft": draft, "kv": kept, "states": self.state_bytes}
         return {name: -(-size // MIB) for name, size in parts.items() if size > 0}

@@ -11,7 +11,7 @@ from neuron.models.mapped_file import MappedFile, still_mapped
 
 def mapped_files(checkpoint: Checkpoint) -> list[MappedFile]:
     """Return the checkpoint's files that tensors view. Raises ModelLoadError for one that has changed."""
-    files = still_mapped({entry.file for entry in checkpoint.tensors.values()})
+    files = still_mapped({entry.file for entry in checkpoint.entries})
     for file in files:
         if found := file.damage():
             raise model_broken(file.path, f"{found} while it was loaded")

@@ -99,7 +99,7 @@ class FakeModelPool:
             memory_mb=5,
             path=Path("/none"),
             damage=self.damage,
-            draft=None,
+            draft_bytes=0,
         )
         return ResidentModel(stored, scheduler, runner, num_bytes=5 << 20, needed_bytes=4 << 20)
 

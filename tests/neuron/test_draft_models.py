@@ -24,8 +24,8 @@ async def test_what_drafts_nothing_is_refused(model_dir: Path, tmp_path: Path):
     adapter = adapter_at(tmp_path / "tuned")
     async with neuron_with(config()) as neuron:
         for name, status, cause in (
-            ("ngrams", 404, "is none of ngram, off, and no model"),
-            (str(tmp_path / "nothing"), 404, "is none of ngram, off, and no model"),
+            ("ngrams", 404, "is none of auto, ngram, off, mtp, and no model"),
+            (str(tmp_path / "nothing"), 404, "is none of auto, ngram, off, mtp, and no model"),
             (str(adapter), 422, "is an adapter, which drafts nothing"),
         ):
             refused = await neuron.load(model_dir, speculation=name)

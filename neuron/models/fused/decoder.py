@@ -25,6 +25,7 @@ from neuron.models.adapters.bank import AdapterBank
 from neuron.models.formats.floats import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
+from neuron.models.fused.multi_token_head import HeadWeights, MultiTokenHead
 from neuron.models.fused.norm import Norm
 from neuron.models.fused.rotation import Rotary
 from neuron.models.image_input import ImageProcessor
@@ -42,7 +43,7 @@ class FusedDecoder:
 
     prompt_rule: PromptRule | None = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - of the last three a model has one at most
         self,
         model: Any,
         family: Family,
@@ -51,8 +52,11 @@ class FusedDecoder:
         context: int,
         split: Collection[Any] = (),
         more_layers: Iterable[Any] = (),
+        head: HeadWeights | None = None,
     ) -> None:
         body = model.get_decoder()  # of a vision model, the part for text
+        layers = [*body.layers, *more_layers]
+        last = layers.pop() if head else None  # the head's
         self.vocab_size = facts.probe.vocab_size
         self.context = context
         self.num_embeddings: int = body.embed_tokens.num_embeddings
@@ -67,11 +71,17 @@ class FusedDecoder:
         self.embeds = can_look_up(self._embed) and self.vocab_size <= self.num_embeddings
         rotary = getattr(body, family.rotary, None)
         self._rotary = Rotary(rotary, facts.activations, facts.device, context) if rotary else None
-        layers = chain(body.layers, more_layers)
         self._parts = [part for layer in layers for part in _parts(layer, family, facts, split)]
         self._norm = family.norm(getattr(body, family.last_norm), facts.activations)
         self._lm_head = pack_linear([model.lm_head])
-        kinds = [part.kind for part in self._parts]
+        self.hidden: Tensor | None = None
+        self.head: MultiTokenHead | None = None
+        parts = self._parts
+        if head:
+            own = list(_parts(last, family, facts, split))
+            self.head = MultiTokenHead(head, family.norm, facts, own, self.embed, self._rotary, self._lm_head)
+            parts = parts + own
+        kinds = [part.kind for part in parts]
         self.layers: Mapping[int, KVShape] = dict(chain.from_iterable(k.kv_shapes.items() for k in kinds))
         self.states: Mapping[StateName, StateShape] = dict(
             chain.from_iterable(kind.states.items() for kind in kinds)
@@ -118,9 +128,11 @@ class FusedDecoder:
     def _compute(self, x: Tensor, step: Step, logits_indices: Tensor | None) -> Tensor:
         for part in self._parts:
             x = part(x, step)
+        if self.head:
+            x = self.hidden = self._norm(x)
         if logits_indices is not None and len(logits_indices) != len(x):
             x = x[logits_indices]
-        return self._lm_head(self._norm(x)).float()
+        return self._lm_head(x if self.head else self._norm(x)).float()
 
     @property
     def linears(self) -> list[PackedLinear]:
@@ -167,11 +179,12 @@ def fuse_decoder(  # noqa: PLR0913
     context: int,
     split: Collection[Any] = (),
     more_layers: Iterable[Any] = (),
+    head: HeadWeights | None = None,
 ) -> FusedDecoder:
     """Return a decoder with the weights of a `model` of this family, which loses them.
 
     What the modules in `split` make is added up over the ranks of a group. `more_layers` follow the model's
-    own.
+    own. With a `head` the last layer is the head's.
     """
     for name, module in model.named_modules():
         if ".layers." in f".{name}":
@@ -179,4 +192,6 @@ def fuse_decoder(  # noqa: PLR0913
     is_stored = any(isinstance(parameter, StoredWeight) for parameter in model.parameters())
     activations = activation_dtype(model.device, model.dtype, has_stored_weights=is_stored)
     facts = ModelFacts(text_config, probe, family.norm, model.dtype, activations, model.device)
-    return FusedDecoder(model, family, facts, context=context, split=split, more_layers=more_layers)
+    return FusedDecoder(
+        model, family, facts, context=context, split=split, more_layers=more_layers, head=head
+    )
