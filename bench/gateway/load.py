@@ -35,11 +35,15 @@ GRACE_S = 5.0  # a stream may end so much later than its node's
 LATE_S = 0.25  # the window of paced streams ends so long before the first of them does
 
 
+Dialect = Literal["chat", "messages", "responses"]
+PATHS: dict[Dialect, str] = {"chat": "chat/completions", "messages": "messages", "responses": "responses"}
+
+
 class Job(msgspec.Struct, frozen=True):
     """What load to make, and on which server.
 
     Requests name `models` models in turn, of the mock node, and the keys of the file `keys` if there is one.
-    With `translated` they are Anthropic's.
+    `dialect` is what they are written in.
 
     closed   `connections` ask for JSON answers, each for the next one at once
     streams  `connections` streams at `gap_us` per chunk, begun over one gap, for `seconds`
@@ -57,7 +61,7 @@ class Job(msgspec.Struct, frozen=True):
     verbatim: bool = True
     models: int = 1
     keys: str = ""
-    translated: bool = False
+    dialect: Dialect = "chat"
     http2: bool = False
     pids: list[int] = []
     core: int | None = None  # the gateway's
@@ -70,14 +74,9 @@ QUESTION = {"role": "user", "content": "Which port does neuron listen on, and ho
 def request(
     job: Job, *, stream: bool, chunks: int = 16, gap_us: int = 0, model: str = MODEL, key: str = ""
 ) -> bytes:
-    asked: dict[str, Any] = {"model": model, "stream": stream, "max_tokens": chunks}
-    if job.translated:
-        asked |= {"system": SYSTEM, "messages": [QUESTION]}
-    else:
-        asked |= {"messages": [{"role": "system", "content": SYSTEM}, QUESTION], "seed": gap_us}
-    body = json.dumps(asked).encode()
+    body = json.dumps({"model": model, "stream": stream, **_asked(job.dialect, chunks, gap_us)}).encode()
     lines = [
-        f"POST /v1/{'messages' if job.translated else 'chat/completions'} HTTP/1.1",
+        f"POST /v1/{PATHS[job.dialect]} HTTP/1.1",
         f"host: 127.0.0.1:{job.port}",
         "content-type: application/json",
         "user-agent: bench",
@@ -87,6 +86,17 @@ def request(
     if key := key or job.key:
         lines.append(f"authorization: Bearer {key}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def _asked(dialect: Dialect, chunks: int, gap_us: int) -> dict[str, Any]:
+    match dialect:
+        case "messages":
+            return {"max_tokens": chunks, "system": SYSTEM, "messages": [QUESTION]}
+        case "responses":
+            return {"max_output_tokens": chunks, "instructions": SYSTEM, "input": [QUESTION], "store": False}
+        case "chat":
+            messages = [{"role": "system", "content": SYSTEM}, QUESTION]
+            return {"max_tokens": chunks, "messages": messages, "seed": gap_us}
 
 
 def different_requests(job: Job) -> Iterator[bytes]:

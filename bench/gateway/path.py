@@ -5,7 +5,9 @@ A data-plane worker as it is in service (a key with all limits, records, metrics
 sockets are lists: client, node and Redis are called from the event loop. What is left is our own work.
 
     cpu_us_per_request   CPU microseconds of the whole process, `least` and `median` over short windows, for
-                         `json` and `stream`. The least is hardly touched by what else the machine does
+                         `json` and `stream` (chat), `messages` and `responses` (translated, not streamed).
+                         The least is hardly touched by what else the machine does
+    cpu_translated_over_plain   the least of `messages` over that of `json`
     instructions_per_request   of the whole process, clients and node included, by valgrind's count: the
                          difference between a long and a short run. Only with `--instructions`; a minute each
     chunks_of_a_stream   the node's, its ends included
@@ -46,6 +48,7 @@ import uvloop
 from uvicorn.server import ServerState
 
 from bench import command
+from bench.figures import ratio
 from bench.gateway import mock
 from bench.gateway.load import Job, request
 from cortex_site.base import logs
@@ -70,7 +73,12 @@ CONNECTIONS = 32
 WINDOW = 64  # requests
 CHUNKS = 64  # of a stream
 SPAN = 10, 50  # windows of the short and of the long run whose instructions are counted
-ENDS = {"json": b'"usage"', "stream": b"[DONE]"}
+JOBS = {
+    "json": Job("closed", 1, 1, key=KEY),
+    "stream": Job("streams", 1, 1, key=KEY),
+    "messages": Job("closed", 1, 1, key=KEY, dialect="messages"),
+    "responses": Job("closed", 1, 1, key=KEY, dialect="responses"),
+}
 
 
 class Wire(asyncio.Transport):
@@ -241,11 +249,8 @@ def clients(app: Any, kind: str, meter: Meter) -> None:
     """Connect clients that each ask again as soon as they are answered."""
     served = uvicorn.Config(app, http=HTTP_PROTOCOL, ws="none", log_config=None, proxy_headers=False)
     served.load()
-    state, data, end = (
-        ServerState(),
-        request(Job("closed", 1, 1, key=KEY), stream=kind == "stream"),
-        ENDS[kind],
-    )
+    state, data = ServerState(), request(JOBS[kind], stream=kind == "stream")
+    end = b"[DONE]" if kind == "stream" else b'"usage"'
 
     def ask_again(wire: Wire, answer: bytes) -> None:
         if end in answer and not meter.over.is_set():
@@ -287,7 +292,7 @@ def _counted(kind: str, windows: int) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="of measuring, for each kind")
-    parser.add_argument("--kind", choices=ENDS, help="default: both")
+    parser.add_argument("--kind", choices=JOBS, help="default: all")
     parser.add_argument("--windows", type=int, help=f"of {WINDOW} requests each, in place of a time")
     parser.add_argument("--profile", action="store_true", help="print to stderr where the calls are")
     parser.add_argument("--instructions", action="store_true", help="count them, by valgrind")
@@ -299,7 +304,7 @@ def measure(run: command.Run) -> dict[str, Any]:
     if run.options.windows:
         stop_timers()
     seconds = run.options.seconds or run.pick(4.0, 2.0, 0.1)
-    kinds = [run.options.kind] if run.options.kind else list(ENDS)
+    kinds = [run.options.kind] if run.options.kind else list(JOBS)
     counted = {kind: instructions(kind) for kind in kinds} if run.options.instructions else None
     profile = cProfile.Profile()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
@@ -308,7 +313,9 @@ def measure(run: command.Run) -> dict[str, Any]:
             figures = {kind: uvloop.run(cpu_us(kind, seconds, run.options.windows)) for kind in kinds}
     if run.options.profile:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(50)
+    translated, plain = (figures.get(kind, {}).get("least") for kind in ("messages", "json"))
     return {
+        "cpu_translated_over_plain": ratio(translated, plain),
         "cpu_us_per_request": figures,
         "instructions_per_request": counted,
         "chunks_of_a_stream": CHUNKS + 3,

@@ -24,7 +24,7 @@ def scales(lab: Lab) -> None:
     with _keys(lab, plan.keys) as keys, lab.another(plan.nodes, plan.models) as fleet:
         for _ in lab.run.budget.rounds(plan.scale_rounds, "scales"):
             _json(lab, "plain", own)
-            _json(lab, "translated", own, translated=True, verbatim=False)
+            _json(lab, "translated", own, dialect="messages", verbatim=False)
             _json(lab, "keys", own, keys=str(keys))
             _json(lab, "fleet", replace(fleet.server, name="ours"), models=plan.models)
             with lab.ours.another_worker(lab.cores.second) as both:
