@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -25,74 +24,92 @@ class UnreadFields:
     def __init__(
         self, struct: type[msgspec.Struct], tolerated: Collection[str] = (), places: Places | None = None
     ) -> None:
-        self._struct = struct
         self._tolerated = frozenset(tolerated)
-        self._places = places or {}
+        self._body = _kind(struct, places or {}, {})
 
     def of(self, body: bytes) -> tuple[str, ...]:
         """Return the names, each once, in the order of the body, which must be valid."""
-        value = msgspec.json.decode(body)
         names: dict[str, None] = {}
-        for name in self._object(value, self._struct, ""):
-            names[name] = None
-            if len(names) == MAX_NAMES:
-                break
+        self._object(msgspec.json.decode(body), self._body, "", names)
         return tuple(names)
 
-    def _object(self, value: dict[str, Any], struct: type[msgspec.Struct], where: str) -> Iterator[str]:
-        fields, forbids = _fields(struct), struct.__struct_config__.forbid_unknown_fields
+    def _object(self, value: dict[str, Any], kind: _Kind, where: str, names: dict[str, None]) -> None:
+        fields = kind.fields
         for name, inner in value.items():
-            path = f"{where}.{name}" if where else name
-            if name in fields:
-                if isinstance(inner, dict | list):
-                    kinds = _structs(self._places.get((struct, name), fields[name]))
-                    if kinds:
-                        yield from self._within(inner, kinds, path)
-            elif not (forbids or path in self._tolerated or (where and inner is None)):
-                yield path
+            kinds = fields.get(name, _UNREAD)
+            if kinds is _UNREAD:
+                if not kind.forbids and not (where and inner is None):
+                    self._note(_path(where, name), names)
+            elif kinds is not None and isinstance(inner, dict | list):
+                self._within(inner, kinds, _path(where, name), names)
 
-    def _within(self, value: Any, kinds: dict[str | None, type[msgspec.Struct]], path: str) -> Iterator[str]:
+    def _note(self, path: str, names: dict[str, None]) -> None:
+        if path not in self._tolerated and len(names) < MAX_NAMES:
+            names[path] = None
+
+    def _within(self, value: Any, kinds: _Kinds, path: str, names: dict[str, None]) -> None:
         if isinstance(value, list):
             for inner in value:
-                yield from self._within(inner, kinds, path)
+                self._within(inner, kinds, path, names)
         elif isinstance(value, dict):
-            struct = kinds.get(_tag(value, kinds.values()))
-            if struct is not None:
-                yield from self._object(value, struct, _name(struct, path))
+            kind = kinds.of(value)
+            if kind is not None:
+                self._object(value, kind, kind.tag or path, names)
 
 
-def _tag(value: dict[str, Any], kinds: Iterable[type[msgspec.Struct]]) -> str | None:
-    """The tag of an object; None where its structs have no tags, or it has none."""
-    for kind in kinds:
-        if (tag_field := kind.__struct_config__.tag_field) is not None:
-            tag = value.get(tag_field)
-            return tag if isinstance(tag, str) else None
-    return None
+def _path(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
 
 
-def _name(struct: type[msgspec.Struct], path: str) -> str:
-    tag = struct.__struct_config__.tag
-    return tag if isinstance(tag, str) else path
+class _Kind:
+    """A struct; `fields` has what may stand in each field, None where no structs do."""
+
+    __slots__ = ("fields", "forbids", "tag", "tag_field")
+
+    def __init__(self, struct: type[msgspec.Struct]) -> None:
+        config = struct.__struct_config__
+        self.tag = config.tag if isinstance(config.tag, str) else None
+        self.tag_field = config.tag_field
+        self.forbids = config.forbid_unknown_fields
+        self.fields: dict[str, _Kinds | None] = {}
 
 
-@cache
-def _fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """The types of a struct's fields, by their names in JSON."""
-    fields: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
-    if (tag_field := struct.__struct_config__.tag_field) is not None:
-        fields[tag_field] = str
-    return fields
+class _Kinds:
+    """The structs that may stand in one place, by their tags."""
+
+    __slots__ = ("_by_tag", "_tag_field")
+
+    def __init__(self, kinds: Collection[_Kind]) -> None:
+        self._by_tag = {kind.tag: kind for kind in kinds}
+        self._tag_field = next((kind.tag_field for kind in kinds if kind.tag_field is not None), None)
+
+    def of(self, value: dict[str, Any]) -> _Kind | None:
+        """Return the struct of an object; None where it has an unknown tag, or lacks one."""
+        tag = None if self._tag_field is None else value.get(self._tag_field)
+        return self._by_tag.get(tag if isinstance(tag, str) else None)
 
 
-@cache
-def _structs(hint: Any) -> dict[str | None, type[msgspec.Struct]]:
-    """The structs among a type's members and elements, by their tags."""
-    found: dict[str | None, type[msgspec.Struct]] = {}
+_UNREAD = _Kinds(())
+
+
+def _kind(struct: type[msgspec.Struct], places: Places, made: dict[type[msgspec.Struct], _Kind]) -> _Kind:
+    if (kind := made.get(struct)) is not None:
+        return kind
+    kind = made[struct] = _Kind(struct)
+    if kind.tag_field is not None:
+        kind.fields[kind.tag_field] = None
+    for field in msgspec.structs.fields(struct):
+        name = field.encode_name
+        structs = _structs(places.get((struct, name), field.type))
+        kind.fields[name] = _Kinds([_kind(each, places, made) for each in structs]) if structs else None
+    return kind
+
+
+def _structs(hint: Any) -> list[type[msgspec.Struct]]:
+    """Return the structs among a type's members and elements."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        tag = hint.__struct_config__.tag
-        found[tag if isinstance(tag, str) else None] = hint
-    elif get_origin(hint) in {Union, UnionType, list, Annotated}:
-        members = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
-        for member in members:
-            found |= _structs(member)
-    return found
+        return [hint]
+    if get_origin(hint) not in {Union, UnionType, list, Annotated}:
+        return []
+    members = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
+    return [struct for member in members for struct in _structs(member)]

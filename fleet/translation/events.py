@@ -118,6 +118,8 @@ class Phase(Enum):
     CALL = "call"
     OVER = "over"
 
+    __hash__ = object.__hash__  # by identity; an enum's own is Python, for each event
+
 
 _NEXT_BLOCK: dict[type[Event], Phase] = {
     TextDelta: Phase.TEXT,

@@ -7,18 +7,25 @@ servers are strict: an assistant's turn is one message, and the outputs of its c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 Json = dict[str, Any]
 
 
-def in_chat_order(messages: Iterable[Json]) -> list[Json]:
+def in_chat_order(messages: list[Json]) -> list[Json]:
     """The messages with each assistant's turn as one, and the outputs of its calls right after it.
 
     An output belongs to the last message before it that made a call of its `tool_call_id`; there must be one.
     Outputs of one turn keep their order. What stood between a call and its output follows the output.
     """
-    return _joined(_answered(_joined(messages)))
+    return messages if _is_plain(messages) else _joined(_answered(_joined(messages)))
+
+
+def _is_plain(messages: Iterable[Json]) -> bool:
+    """Whether no call was answered, and no turn of the assistant came in pieces."""
+    roles = [message["role"] for message in messages]
+    return "tool" not in roles and ("assistant", "assistant") not in pairwise(roles)
 
 
 def _answered(messages: Iterable[Json]) -> Iterable[Json]:

@@ -20,7 +20,7 @@ import msgspec
 from fleet.translation.chat.calls import ToolCalls
 from fleet.translation.chat.failures import CUT, MALFORMED, NOT_AN_ANSWER, failure_in, failure_of
 from fleet.translation.chat.inline_reasoning import InlineReasoning
-from fleet.translation.chat.usage import merge_usage, usage_of
+from fleet.translation.chat.usage import UsageTotals
 from fleet.translation.chat.wire import (
     ChatChunk,
     Choice,
@@ -59,7 +59,7 @@ class Answer:
         self._calls = ToolCalls()
         self._inline = InlineReasoning()
         self._late: list[Event] = []  # events that arrived while a call was unfinished
-        self._usage: dict[str, Any] = {}
+        self._totals = UsageTotals()
         self._finish = ""
         self._sequence: str | None = None
         self._refused = False
@@ -103,7 +103,7 @@ class Answer:
         if not complete:
             return [*held, *self.fail(CUT)]
         self.over = True
-        usage = usage_of(self._usage)
+        usage = self._totals.usage
         events: list[Event] = [*held, *self._calls.finish(), *self._late, *([usage] if usage else [])]
         reason = self._reason()
         return [*events, Stop(reason, self._sequence if reason == "stop" else None)]
@@ -118,12 +118,12 @@ class Answer:
         if chunk.choices is None and chunk.usage is None:
             failure = failure_in(data)
             return self.fail(failure) if failure else []
-        merge_usage(self._usage, chunk.usage)
+        self._totals.merge(chunk.usage)
         events: list[Event] = [] if self._started else [self._start(chunk.id)]
         for choice in chunk.choices or ():
             if not choice.index and not self.over:  # the gateway asks for one choice
                 events += self._choice(choice)
-        self.said = _only_text(chunk, events) if self._inline.settled else ""
+        self.said = _only_text(chunk, events) if len(events) == 1 and self._inline.settled else ""
         return events
 
     def _start(self, upstream_id: Any) -> MessageStart:
@@ -131,14 +131,14 @@ class Answer:
         if isinstance(upstream_id, str) and upstream_id:
             self._id = upstream_id
         self._calls.prefix = self._id.removeprefix("chatcmpl-")
-        return MessageStart(self._id, usage_of(self._usage))
+        return MessageStart(self._id, self._totals.usage)
 
     def _choice(self, choice: Choice) -> list[Event]:
         self._heard = True
         if choice.error or choice.finish_reason == "error":
             return self.fail(failure_of(choice.error or ""))
         if choice.usage:
-            merge_usage(self._usage, choice.usage)
+            self._totals.merge(choice.usage)
         events: list[Event] = []
         if choice.delta is not None:
             self._delta(choice.delta, events)
@@ -163,8 +163,7 @@ class Answer:
             self._thinking = False
             self._speak([TextDelta(delta.content)], events)
             return
-        thoughts = reasoning_of(delta)
-        if thoughts:
+        if thoughts := reasoning_of(delta):
             self._speak(self._inline.settle(), events)
             self._speak(self._in_blocks(thoughts), events)
         if delta.content or delta.tool_calls:

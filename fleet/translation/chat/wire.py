@@ -79,6 +79,8 @@ def content_of(content: Any) -> list[TextDelta | ReasoningDelta]:
 def reasoning_of(delta: Delta) -> list[Thought]:
     """The reasoning in a delta, once, though several fields may repeat the same text."""
     details = delta.reasoning_details
+    if not (delta.reasoning_content or delta.reasoning or details):
+        return []
     spoken = _details(details) if details and isinstance(details, list) else []
     for field in (delta.reasoning_content, delta.reasoning):
         if field and isinstance(field, str):

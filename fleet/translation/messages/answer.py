@@ -43,10 +43,10 @@ def build_message(events: Iterable[Event], model: str) -> Json:
     Arguments that are no JSON object (cut at `max_tokens`, or a model's mistake) stand verbatim under
     `INVALID_JSON`. Raises `ApiError` where the answer broke off.
     """
-    answer = _Answer(model)
+    answer = _Answer()
     for event in events:
         answer.add(event)
-    return answer.message
+    return answer.message(model)
 
 
 def without_answer(events: Iterable[Event]) -> list[Event]:
@@ -64,12 +64,16 @@ def without_answer(events: Iterable[Event]) -> list[Event]:
 
 
 class _Answer:
-    def __init__(self, model: str) -> None:
+    def __init__(self) -> None:
         self._grammar = Grammar()
+        self._id = ""
+        self._usage = Usage()
         self._fragments: list[str] = []
         self._content: list[Json] = []
-        self.message = message_of("", model, Usage())
-        self.message["content"] = self._content
+        self._stop: Json = {}
+
+    def message(self, model: str) -> Json:
+        return message_of(self._id, model, self._usage) | {"content": self._content} | self._stop
 
     def add(self, event: Event) -> None:
         before = self._grammar.phase
@@ -96,12 +100,12 @@ class _Answer:
     def _frame(self, event: Event) -> None:
         match event:
             case MessageStart(id=id_, usage=usage):
-                self.message["id"] = message_id(id_)
-                self.message["usage"] = usage_fields(usage or Usage())
+                self._id = id_
+                self._usage = usage or self._usage
             case Usage():
-                self.message["usage"] = usage_fields(event)
+                self._usage = event
             case Stop():
-                self.message |= stop_fields(event)
+                self._stop = stop_fields(event)
             case Failure():
                 raise event.as_error()
 

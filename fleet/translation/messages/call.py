@@ -62,9 +62,8 @@ class ChatCall(msgspec.Struct, frozen=True):
 def to_chat(body: bytes) -> ChatCall:
     """The equivalent chat request. Raises `ApiError` 400 with the field's name."""
     asked = decode_body(_bodies, body)
-    stream = bool(asked.stream)
-    limit = max(asked.max_tokens, 1)
-    chat = _prompt(asked) | {"max_tokens": limit, "stream": stream} | _sampling(asked)
+    chat, stream = _prompt(asked), bool(asked.stream)
+    chat |= {"max_tokens": max(asked.max_tokens, 1), "stream": stream} | _sampling(asked)
     if stream:
         chat["stream_options"] = {"include_usage": True}
     return _call(asked, chat, body, stream=stream, max_tokens=asked.max_tokens)
@@ -98,11 +97,12 @@ def _prompt(asked: CountBody) -> Json:
     system = asked.system[1:] if is_attributed(asked.system) and asked.system else asked.system
     messages = chat_messages(system, asked.messages)
     prompt: Json = {"model": asked.model, "messages": messages}
-    prompt |= (
-        _tooling(asked)
-        | _reasoning(asked)
-        | _output(asked.output_config or OutputConfig(), asked.output_format)
-    )
+    if asked.tools or asked.tool_choice:
+        prompt |= _tooling(asked)
+    if asked.thinking:
+        prompt["chat_template_kwargs"] = {"enable_thinking": asked.thinking.type != "disabled"}
+    if asked.output_config or asked.output_format:
+        prompt |= _output(asked.output_config or OutputConfig(), asked.output_format)
     if _is_prefill(asked.messages[-1], messages[-1]):
         if "response_format" in prompt:
             reject("output_config.format", "This holds for a whole answer; the last turn has begun one.")
@@ -119,13 +119,6 @@ def _sampling(asked: MessagesBody) -> Json:
         "user": asked.metadata.user_id if asked.metadata else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _reasoning(asked: CountBody) -> Json:
-    """The template's thinking switch; empty where the request leaves the model's default."""
-    if asked.thinking is None:
-        return {}
-    return {"chat_template_kwargs": {"enable_thinking": asked.thinking.type != "disabled"}}
 
 
 def _output(config: OutputConfig, beta: OutputFormat | None) -> Json:
