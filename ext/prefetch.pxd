@@ -48,8 +48,9 @@ cdef class Prefetch:
 
 cpdef bytes head_lines(Grant grant, limits)
 
-@cython.locals(names=tuple)
-cdef _put_account(int which, long long limit, double reset_s)
+cpdef bytes anthropic_lines(Grant grant, limits)
+
+cdef _put_account(tuple names, long long limit, double reset_s)
 
 @cython.locals(left=double)
 cpdef long long remaining(long long limit, double reset_s) except -1

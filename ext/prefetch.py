@@ -10,6 +10,8 @@ that ended requests used included.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ext.writer import ByteWriter
@@ -208,18 +210,14 @@ class Prefetch:
         return self._key, whole, self._requests, self._tokens, running
 
 
-_NAMES = (
-    (
-        b"x-ratelimit-limit-requests: ",
-        b"\r\nx-ratelimit-remaining-requests: ",
-        b"\r\nx-ratelimit-reset-requests: ",
-    ),
-    (
-        b"x-ratelimit-limit-tokens: ",
-        b"\r\nx-ratelimit-remaining-tokens: ",
-        b"\r\nx-ratelimit-reset-tokens: ",
-    ),
-)
+def _names(prefix: str, what: str) -> tuple[bytes, bytes, bytes]:
+    """What stands before the limit of an account, before what is left of it, and before its reset."""
+    limit, left, reset = [prefix.format(field, what) for field in ("limit", "remaining", "reset")]
+    return f"{limit}: ".encode(), f"\r\n{left}: ".encode(), f"\r\n{reset}: ".encode()
+
+
+_OPENAI = tuple(_names("x-ratelimit-{0}-{1}", what) for what in ("requests", "tokens"))
+_ANTHROPIC = tuple(_names("anthropic-ratelimit-{1}-{0}", what) for what in ("requests", "tokens"))
 _writer = ByteWriter()
 
 
@@ -227,25 +225,45 @@ def head_lines(grant: Grant, limits: Any) -> bytes:
     """The headers that tell how a key's account stands, as OpenAI names them; each ends with CRLF."""
     _writer.clear()
     if limits.requests_per_minute is not None:
-        _put_account(0, limits.requests_per_minute, grant.requests_reset_s)
+        _put_account(_OPENAI[0], limits.requests_per_minute, grant.requests_reset_s)
+        _put_duration(grant.requests_reset_s)
+        _writer.put(b"\r\n")
     if limits.tokens_per_minute is not None:
-        _put_account(1, limits.tokens_per_minute, grant.tokens_reset_s)
+        _put_account(_OPENAI[1], limits.tokens_per_minute, grant.tokens_reset_s)
+        _put_duration(grant.tokens_reset_s)
+        _writer.put(b"\r\n")
     return _writer.written(0, _writer.size)
 
 
-def _put_account(which: int, limit: int, reset_s: float) -> None:
-    names = _NAMES[which]
+def _put_account(names: tuple[bytes, bytes, bytes], limit: int, reset_s: float) -> None:
+    """What is left of an account, up to the value that says when all of it is there again."""
     _writer.put_number(names[0], limit)
     _writer.put_number(names[1], remaining(limit, reset_s))
     _writer.put(names[2])
-    _put_duration(reset_s)
-    _writer.put(b"\r\n")
+
+
+def anthropic_lines(grant: Grant, limits: Any) -> bytes:
+    """The same as Anthropic names them."""
+    _writer.clear()
+    if limits.requests_per_minute is not None:
+        _put_account(_ANTHROPIC[0], limits.requests_per_minute, grant.requests_reset_s)
+        _writer.put(moment(_rounded_up(grant.at + grant.requests_reset_s)))
+    if limits.tokens_per_minute is not None:
+        _put_account(_ANTHROPIC[1], limits.tokens_per_minute, grant.tokens_reset_s)
+        _writer.put(moment(_rounded_up(grant.at + grant.tokens_reset_s)))
+    return _writer.written(0, _writer.size)
 
 
 def remaining(limit: int, reset_s: float) -> int:
     """What is left of a minute's `limit` whose bucket is empty in `reset_s`."""
     left = (_MINUTE_S - reset_s) * limit / _MINUTE_S + 1e-3
     return int(left) if left > 0 else 0
+
+
+@lru_cache(maxsize=256)
+def moment(second: int) -> bytes:
+    """The end of a line that names a moment as Anthropic does, in seconds since the epoch."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ\r\n").encode()
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fleet.gateway.limits.headers import openai
+from fleet.gateway.limits.headers import anthropic, openai
 from fleet.key_limits import KeyLimits
 from tests.ext.conftest import variants
 
@@ -131,5 +131,14 @@ def test_head_lines_say_what_headers_say(ext, limits):
     grant = ext.Grant("", 1, 0)
     grant.requests_reset_s, grant.tokens_reset_s = 12.3456, 0.25
     mine = KeyLimits(**limits)
-    lines = ext.head_lines(grant, mine).decode().splitlines()
-    assert dict(line.split(": ") for line in lines) == openai(mine, grant)
+    grant.at = 1_700_000_000.25
+    for lines, headers in ((ext.head_lines, openai), (ext.anthropic_lines, anthropic)):
+        said = lines(grant, mine).decode()
+        assert said == "".join(f"{name}: {value}\r\n" for name, value in headers(mine, grant).items())
+
+
+def test_moments_are_written_as_anthropic_does(ext):
+    grant = ext.Grant("", 1, 0, 1_700_000_000.25)
+    grant.requests_reset_s = 59.5
+    lines = ext.anthropic_lines(grant, KeyLimits(requests_per_minute=60)).decode().splitlines()
+    assert lines[2] == "anthropic-ratelimit-requests-reset: 2023-11-14T22:14:20Z"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cortex_site.http.response import lines_of
-from ext.prefetch import Grant
+from functools import cached_property
+
+from ext.prefetch import Grant, anthropic_lines
 from fleet import translation
 from fleet.gateway.dialects.base import AnswerRewriter, Call, EventStream, in_client_words
 from fleet.gateway.dialects.chat import ChatDialect, CountRewriter
@@ -44,18 +45,20 @@ class MessagesDialect(ChatDialect):
             needs=needed_capability(call.body),
             origin=call.max_tokens,
             ignored=call.unknown_fields,
+            asked=(max(call.max_tokens, 1), 1),
         )
 
     def _counted(self, call: translation.ChatCall) -> translation.ChatCall:
         metrics.count_unknown(self.name, call.unknown_fields)
-        metrics.ATTRIBUTIONS.inc(call.attributed)
+        if call.attributed:
+            metrics.ATTRIBUTIONS.inc()
         return call
 
     def limit_headers(self, limits: KeyLimits, standing: Standing) -> dict[str, str]:
         return anthropic(limits, standing)
 
     def limit_lines(self, limits: KeyLimits, grant: Grant) -> bytes:
-        return lines_of(anthropic(limits, grant))
+        return anthropic_lines(grant, limits)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
         return _MessagesRewriter(call.model, request_id, is_silent=call.origin == 0)
@@ -71,8 +74,14 @@ class _MessagesRewriter(EventStream):
         self._model = model
         self._request_id = request_id
         self._is_silent = is_silent  # the client asked for no token
-        self._reader = translation.ChatReader(request_id=request_id)
-        self._writer = translation.MessagesWriter(model)
+
+    @cached_property
+    def _reader(self) -> translation.ChatReader:
+        return translation.ChatReader(request_id=self._request_id)
+
+    @cached_property
+    def _writer(self) -> translation.MessagesWriter:
+        return translation.MessagesWriter(self._model)
 
     def feed(self, data: bytes) -> bytes:
         return self._write(self._reader.feed(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -141,9 +141,16 @@ class _ResponsesRewriter(EventStream):
         self._sealer = sealer
         self._created_at = int(time.time())
         self._started = False
-        self._reader = translation.ChatReader(request_id=request_id)
-        self._writer = translation.responses.ResponsesWriter(
-            call, created_at=self._created_at, ident=self._ident, sealer=sealer
+        self._request_id = request_id
+
+    @cached_property
+    def _reader(self) -> translation.ChatReader:
+        return translation.ChatReader(request_id=self._request_id)
+
+    @cached_property
+    def _writer(self) -> translation.responses.ResponsesWriter:
+        return translation.responses.ResponsesWriter(
+            self._call, created_at=self._created_at, ident=self._ident, sealer=self._sealer
         )
 
     def feed(self, data: bytes) -> bytes:

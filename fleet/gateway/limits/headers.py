@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime
 
-from ext.prefetch import duration, remaining
+from ext.prefetch import duration, moment, remaining
 from fleet.key_limits import Admission, Bound, KeyLimits, Standing
 from neuron.wire import ApiError
 
@@ -64,7 +63,7 @@ def anthropic(limits: KeyLimits, admission: Standing) -> dict[str, str]:
 
 
 def _moment(at: float) -> str:
-    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment(math.ceil(at)).decode().rstrip()
 
 
 def refusal(
