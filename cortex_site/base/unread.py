@@ -10,6 +10,8 @@ import msgspec
 
 MAX_NAMES = 64  # of one body; who sends more is told of so many
 
+_NESTED = (dict, list)
+
 Places = Mapping[tuple[type[msgspec.Struct], str], Any]
 
 
@@ -40,7 +42,7 @@ class UnreadFields:
             if kinds is _UNREAD:
                 if not kind.forbids and not (where and inner is None):
                     self._note(_path(where, name), names)
-            elif kinds is not None and isinstance(inner, dict | list):
+            elif kinds is not None and isinstance(inner, _NESTED):
                 self._within(inner, kinds, _path(where, name), names)
 
     def _note(self, path: str, names: dict[str, None]) -> None:

@@ -85,7 +85,8 @@ class Answer:
     def whole(self, body: bytes) -> list[Event]:
         events = self._chunk(body)
         self._done = True
-        return [*events, *self.end()]
+        events += self.end()
+        return events
 
     def fail(self, failure: Failure) -> list[Event]:
         if self.over:
@@ -99,14 +100,17 @@ class Answer:
         if not self._heard:
             return self.fail(NOT_AN_ANSWER)
         complete = self._finish or (self._calls.runnable and (self._done or self._calls.any))
-        held = self._inline.settle()
+        events: list[Event] = [*self._inline.settle()]
         if not complete:
-            return [*held, *self.fail(CUT)]
+            return events + self.fail(CUT)
         self.over = True
-        usage = self._totals.usage
-        events: list[Event] = [*held, *self._calls.finish(), *self._late, *([usage] if usage else [])]
+        events += self._calls.finish()
+        events += self._late
+        if usage := self._totals.usage:
+            events.append(usage)
         reason = self._reason()
-        return [*events, Stop(reason, self._sequence if reason == "stop" else None)]
+        events.append(Stop(reason, self._sequence if reason == "stop" else None))
+        return events
 
     def _chunk(self, data: bytes) -> list[Event]:
         try:
@@ -159,7 +163,7 @@ class Answer:
         self._delta(message, events)
 
     def _delta(self, delta: Delta, events: list[Event]) -> None:
-        if self._inline.settled and is_plain_text(delta):  # the hot path
+        if is_plain_text(delta) and self._inline.passes(delta.content):  # the hot path
             self._thinking = False
             self._speak([TextDelta(delta.content)], events)
             return

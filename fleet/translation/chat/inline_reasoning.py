@@ -22,6 +22,13 @@ class InlineReasoning:
         self._inside = False
         self.settled = False  # all further text is plain text
 
+    def passes(self, text: str) -> bool:
+        """Whether a text is plain as it stands, and so is all that follows it."""
+        if not (self.settled or self._held or self._inside):
+            first = text[:1]
+            self.settled = first != _OPEN[0] and not first.isspace()
+        return self.settled
+
     def feed(self, text: str) -> list[TextDelta | ReasoningDelta]:
         if self.settled:
             return [TextDelta(text)]

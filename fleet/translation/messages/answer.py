@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -35,6 +35,7 @@ _STOP_REASON: dict[StopReason, str] = {
     "tool_calls": "tool_use",
     "content_filter": "refusal",
 }
+UNSTOPPED: Json = {"stop_reason": None, "stop_sequence": None, "stop_details": None}
 
 
 def build_message(events: Iterable[Event], model: str) -> Json:
@@ -70,19 +71,32 @@ class _Answer:
         self._usage = Usage()
         self._fragments: list[str] = []
         self._content: list[Json] = []
-        self._stop: Json = {}
+        self._stop = UNSTOPPED
 
     def message(self, model: str) -> Json:
-        return message_of(self._id, model, self._usage) | {"content": self._content} | self._stop
+        return message_of(self._id, model, self._usage, self._content, self._stop)
 
     def add(self, event: Event) -> None:
         before = self._grammar.phase
-        continues = self._grammar.step(event) is before
+        begins = self._grammar.step(event) is not before
         match event:
             case TextDelta(text=text):
-                self._block(text_block(), continues)["text"] += text
+                self._speak(text_block, "text", text, begins)
             case ReasoningDelta(text=text):
-                self._block(thinking_block(), continues)["thinking"] += text
+                self._speak(thinking_block, "thinking", text, begins)
+            case MessageStart(id=id_, usage=usage):
+                self._id, self._usage = id_, usage or self._usage
+            case Usage():
+                self._usage = event
+            case Stop():
+                self._stop = stop_fields(event)
+            case Failure():
+                raise event.as_error()
+            case _:
+                self._add_block(event)
+
+    def _add_block(self, event: Event) -> None:
+        match event:
             case ReasoningSignature(signature=signature):
                 self._content[-1]["signature"] = signature
             case RedactedReasoning(data=data):
@@ -94,38 +108,24 @@ class _Answer:
             case ToolCallEnd():
                 self._content[-1]["input"] = input_of("".join(self._fragments))
                 self._fragments.clear()
-            case _:
-                self._frame(event)
 
-    def _frame(self, event: Event) -> None:
-        match event:
-            case MessageStart(id=id_, usage=usage):
-                self._id = id_
-                self._usage = usage or self._usage
-            case Usage():
-                self._usage = event
-            case Stop():
-                self._stop = stop_fields(event)
-            case Failure():
-                raise event.as_error()
-
-    def _block(self, block: Json, continues: bool) -> Json:
-        if not continues:
-            self._content.append(block)
-        return self._content[-1]
+    def _speak(self, make: Callable[[], Json], field: str, text: str, begins: bool) -> None:
+        if begins:
+            self._content.append(make())
+        self._content[-1][field] += text
 
 
-def message_of(id_: str, model: str, usage: Usage) -> Json:
-    """A message without content."""
+def message_of(
+    id_: str, model: str, usage: Usage, content: Sequence[Json] = (), stop: Json = UNSTOPPED
+) -> Json:
+    """A message; by default one that has just begun."""
     return {
         "id": message_id(id_),
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "stop_details": None,
+        "content": content,
+        **stop,
         "usage": usage_fields(usage),
     }
 

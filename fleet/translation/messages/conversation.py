@@ -53,12 +53,16 @@ def chat_messages(system: str | list[Text] | None, turns: Sequence[Turn]) -> lis
     calls: set[str] = set()
     for number, turn in enumerate(turns):
         match turn:
-            case UserTurn(content=content):
-                messages += _user(content, f"messages[{number}]", calls)
-            case AssistantTurn(content=content):
-                messages.append(_assistant(content, f"messages[{number}]", calls))
-            case SystemTurn(content=text):
-                messages += _system(text)
+            case UserTurn(content=str(text)):
+                messages.append({"role": "user", "content": text})
+            case UserTurn(content=blocks):
+                messages += _user(blocks, f"messages[{number}]", calls)
+            case AssistantTurn(content=str(text)):
+                messages.append({"role": "assistant", "content": text})
+            case AssistantTurn(content=blocks):
+                messages.append(_assistant(blocks, f"messages[{number}]", calls))
+            case SystemTurn(content=content):
+                messages += _system(content)
     return in_chat_order(messages)
 
 
@@ -66,9 +70,7 @@ def _system(content: str | list[Text] | None) -> list[Json]:
     return [{"role": "system", "content": _content(content)}] if content else []
 
 
-def _user(content: str | list[Any], path: str, calls: set[str]) -> list[Json]:
-    if isinstance(content, str):
-        return [{"role": "user", "content": content}]
+def _user(content: list[Any], path: str, calls: set[str]) -> list[Json]:
     messages: list[Json] = []
     rest: list[Part] = []
     for number, block in enumerate(content):
@@ -99,9 +101,7 @@ def _marked_failed(content: str | list[Json]) -> str | list[Json]:
     return [{"type": "text", "text": _ERROR_MARK}, *content]
 
 
-def _assistant(content: str | list[Any], path: str, calls: set[str]) -> Json:
-    if isinstance(content, str):
-        return {"role": "assistant", "content": content}
+def _assistant(content: list[Any], path: str, calls: set[str]) -> Json:
     texts = [block for block in content if isinstance(block, Text)]
     uses = [block for block in content if isinstance(block, ToolUse)]
     message: Json = {"role": "assistant", "content": _content(texts) if texts or not uses else None}
