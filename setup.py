@@ -27,6 +27,7 @@ MODULES = [
     "ext.writer",
 ]
 REQUEST_PATH = [  # what an ordinary request passes through; each of them runs as Python, too
+    "cortex_site.base.unread",
     "cortex_site.http.answer_reader",
     "cortex_site.http.deadline",
     "cortex_site.http.protocol",

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """Fields of a JSON body that its struct does not read: those of objects within it as well."""
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import msgspec
 
 MAX_NAMES = 64  # of one body; who sends more is told of so many
 
-_NESTED = (dict, list)
-
 Places = Mapping[tuple[type[msgspec.Struct], str], Any]
+
+_NESTED = (dict, list)
 
 
 class UnreadFields:
@@ -66,8 +67,6 @@ def _path(where: str, name: str) -> str:
 class _Kind:
     """A struct; `fields` has what may stand in each field, None where no structs do."""
 
-    __slots__ = ("fields", "forbids", "tag", "tag_field")
-
     def __init__(self, struct: type[msgspec.Struct]) -> None:
         config = struct.__struct_config__
         self.tag = config.tag if isinstance(config.tag, str) else None
@@ -78,8 +77,6 @@ class _Kind:
 
 class _Kinds:
     """The structs that may stand in one place, by their tags."""
-
-    __slots__ = ("_by_tag", "_tag_field")
 
     def __init__(self, kinds: Collection[_Kind]) -> None:
         self._by_tag = {kind.tag: kind for kind in kinds}

@@ -12,7 +12,7 @@ from fleet.translation.responses import kept, stored
 from fleet.translation.responses.call import ResponsesCall, to_chat, to_compact
 from fleet.translation.responses.output import compaction
 from fleet.translation.responses.sealed import Sealer
-from fleet.translation.responses.writer import ResponsesWriter
+from fleet.translation.responses.writer import ResponsesWriter, WholeResponse
 from neuron.wire import ApiError
 
 __all__ = [
@@ -35,12 +35,12 @@ def from_chat(
     body: bytes, call: ResponsesCall, *, created_at: int, ident: str = "", sealer: Sealer | None = None
 ) -> dict[str, Any]:
     """The response from a whole chat completion. Raises `ApiError` where the body is no answer."""
-    writer = ResponsesWriter(call, created_at=created_at, ident=ident, sealer=sealer)
+    whole = WholeResponse(call, created_at=created_at, ident=ident, sealer=sealer)
     events = read_completion(body)
     if isinstance(events[-1], Failure):
         raise events[-1].as_error()
-    writer.write(events)
-    return writer.response
+    whole.write(events)
+    return whole.response
 
 
 def count_body(input_tokens: int) -> bytes:

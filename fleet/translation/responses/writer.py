@@ -209,3 +209,10 @@ class ResponsesWriter(EventWriter):
         payload = {"type": kind, "sequence_number": self._sequence} | fields
         self._sequence += 1
         self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(payload)))
+
+
+class WholeResponse(ResponsesWriter):
+    """Makes a response that is sent when nothing streams: its events are not written."""
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        pass
