@@ -46,6 +46,14 @@ REQUEST_PATH = [  # what an ordinary request passes through; each of them runs a
     "fleet.gateway.limits.keys",
     "fleet.gateway.nodes.adapter",
     "fleet.gateway.record.draft",
+    "fleet.translation.chat.answer",
+    "fleet.translation.chat.inline_reasoning",
+    "fleet.translation.chat.usage",
+    "fleet.translation.events",
+    "fleet.translation.messages.answer",
+    "fleet.translation.messages.call",
+    "fleet.translation.messages.conversation",
+    "fleet.translation.turns",
 ]
 CYTHON = [*MODULES, *REQUEST_PATH]
 GENERATED = Path("ext/generated")  # in a source distribution only

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """A model's answer as neutral events, in no client's dialect.
 
 A reader turns an upstream's bytes into these events, a writer turns them into a client's dialect. A stream is
@@ -151,8 +152,6 @@ class IllegalEvent(Exception):  # noqa: N818 - it names what it was given
 
 class Grammar:
     """The state of a stream."""
-
-    __slots__ = ("phase",)
 
     def __init__(self) -> None:
         self.phase = Phase.BEFORE

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """The order of turns in chat, from messages in the order of a client's items.
 
 Dialects let an assistant's turn come in pieces, and let anything stand between a call and its output. Chat

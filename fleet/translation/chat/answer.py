@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """The state of one answer while its chunks arrive, and how it ends.
 
 The end is decided at `[DONE]`, or where the bytes end, because usage may follow a finish reason:

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """Reasoning inside the text: `<think>…</think>` at the very start of an answer."""
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ class InlineReasoning:
 
     Only a tag at the start counts: further on, the model talks about the tag.
     """
-
-    __slots__ = ("_held", "_inside", "settled")
 
     def __init__(self) -> None:
         self._held = ""

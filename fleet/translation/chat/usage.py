@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """The tokens of an answer, wherever and however often an upstream reports them."""
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ _NUMBERS = (int, float)
 
 class UsageTotals:
     """What an upstream has reported so far."""
-
-    __slots__ = ("_fields", "_usage")
 
     def __init__(self) -> None:
         self._fields: dict[str, Any] = {}

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """Neutral events as one Anthropic message, and the parts that the stream shares with it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """A Messages request as a chat request: everything except the conversation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """An Anthropic conversation as chat messages.
 
 system                a system message: a string or a lone block as a string, several blocks as parts

@@ -1,0 +1,7 @@
+# C types for events.py when it is compiled.
+
+
+cdef class Grammar:
+    cdef readonly object phase
+
+    cpdef step(self, event)
