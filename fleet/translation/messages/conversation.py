@@ -56,11 +56,11 @@ def chat_messages(system: str | list[Text] | None, turns: Sequence[Turn]) -> lis
         match turn:
             case UserTurn(content=str(text)):
                 messages.append({"role": "user", "content": text})
-            case UserTurn(content=blocks):
+            case UserTurn(content=list(blocks)):
                 messages += _user(blocks, f"messages[{number}]", calls)
             case AssistantTurn(content=str(text)):
                 messages.append({"role": "assistant", "content": text})
-            case AssistantTurn(content=blocks):
+            case AssistantTurn(content=list(blocks)):
                 messages.append(_assistant(blocks, f"messages[{number}]", calls))
             case SystemTurn(content=content):
                 messages += _system(content)
