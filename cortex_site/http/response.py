@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol
 
 from django.http.response import HttpResponseBase
@@ -43,6 +43,11 @@ class BytesResponse(Response):
     def __init__(self, content: bytes, *, status: int = 200, headers: dict[str, str]) -> None:
         super().__init__(status, headers)
         self.content = content
+
+
+def lines_of(headers: Mapping[str, str]) -> bytes:
+    """Return headers as lines that each end with CRLF."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")
 
 
 def fields_of(lines: bytes) -> dict[str, str]:
