@@ -14,7 +14,8 @@ SOURCES := $(TYPED) $(TYPED:.pxd=.py) $(wildcard ext/*.py ext/*.c ext/*.h ext/ma
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 BESIDE := $(MAKE) --no-print-directory --jobs 2 --output-sync
-# The tests of decisions: no torch, no processes, no sockets, and no waiting. Measuring coverage doubles their time.
+# The tests of decisions: no torch, no processes, no sockets, and no waiting. Measuring coverage doubles their time,
+# and sees Python alone: what is compiled of them is tested again among the units.
 DECISIONS := tests/engine tests/text tests/translation
 VERSIONS := 3.12 3.13
 PYTHONS := 3.11 $(VERSIONS)
@@ -61,10 +62,10 @@ imports: $(VENV)/installed
 	@$(PYTEST) --collect-only --quiet > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 
 decisions: $(VENV)/installed
-	$(PYTEST) -n 2 --cov --cov-report term:skip-covered $(DECISIONS)
+	CORTEX_PURE_PYTHON=1 $(PYTEST) -n 2 --cov --cov-report term:skip-covered $(DECISIONS)
 
 unit: $(VENV)/installed
-	$(PYTEST) -n $(WORKERS) --ignore tests/e2e $(DECISIONS:%=--ignore %)
+	$(PYTEST) -n $(WORKERS) --ignore tests/e2e --ignore tests/engine --ignore tests/text
 
 e2e: $(VENV)/installed  ## the tests that start everything as real processes
 	$(PYTEST) -n 3 tests/e2e

@@ -23,7 +23,7 @@ def in_chat_order(messages: list[Json]) -> list[Json]:
     return messages if _is_plain(messages) else _joined(_answered(_joined(messages)))
 
 
-def _is_plain(messages: Iterable[Json]) -> bool:
+def _is_plain(messages: Sequence[Json]) -> bool:
     """Whether no call was answered, and no turn of the assistant came in pieces."""
     roles = [message["role"] for message in messages]
     return "tool" not in roles and ("assistant", "assistant") not in pairwise(roles)
