@@ -1,8 +1,9 @@
 # ruff: noqa: E402 - settings come before what reads them
 """What the gateway itself costs a request: python -m bench.gateway.path [--seconds S] [--instructions]
 
-A data-plane worker as it is in service (a key with all limits, records, metrics, log lines), except that its
-sockets are lists: client, node and Redis are called from the event loop. What is left is our own work.
+A data-plane worker as it is in service (keys with all limits, records, metrics, log lines), except that its
+sockets are lists: clients, nodes and Redis are called from the event loop. What is left is our own work. With
+`--keys`, `--nodes` and `--models` requests name so many keys and models in turn.
 
     cpu_us_per_request   CPU microseconds of the whole process, `least` and `median` over short windows, for
                          `json` and `stream` (chat), `messages` and `responses` (translated, not streamed).
@@ -30,8 +31,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +78,10 @@ WINDOW = 64  # requests
 CHUNKS = 64  # of a stream
 SPAN = 10, 50  # windows of the short and of the long run whose instructions are counted
 JOBS = {
-    "json": Job("closed", 1, 1, key=KEY),
-    "stream": Job("streams", 1, 1, key=KEY),
-    "messages": Job("closed", 1, 1, key=KEY, dialect="messages"),
-    "responses": Job("closed", 1, 1, key=KEY, dialect="responses"),
+    "json": Job("closed", 1, 1),
+    "stream": Job("streams", 1, 1),
+    "messages": Job("closed", 1, 1, dialect="messages"),
+    "responses": Job("closed", 1, 1, dialect="responses"),
 }
 
 
@@ -122,9 +126,9 @@ class Wire(asyncio.Transport):
     close = abort
 
 
-def node(wire: Wire, data: bytes) -> None:
+def node(models: list[str], wire: Wire, data: bytes) -> None:
     if data.startswith(b"GET"):  # /events
-        wire.receive(mock.STREAM_HEAD + mock.state([mock.MODEL]))
+        wire.receive(mock.STREAM_HEAD + mock.state(models))
         _ping(wire)
         return
     if b'"stream": true' not in data:
@@ -174,18 +178,51 @@ def _bulk(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
+@dataclass(frozen=True)
+class Fleet:
+    """So many keys, nodes and models; a node has a few of the models, and its number is its port."""
+
+    num_keys: int = 1
+    num_nodes: int = 1
+    num_models: int = 1
+
+    @property
+    def keys(self) -> list[str]:
+        return [f"{KEY}-{number}" for number in range(self.num_keys)]
+
+    @property
+    def models(self) -> list[str]:
+        return mock.models(self.num_models)
+
+    def on_node(self, number: int) -> list[str]:
+        return mock.models_of(number, self.num_models)
+
+    def requests(self, job: Job, *, stream: bool) -> Iterator[bytes]:
+        """Requests without end: each next one has another key and another model."""
+        pairs = zip(cycle(self.models), cycle(self.keys), strict=False)
+        some = islice(pairs, max(self.num_keys, self.num_models))
+        return cycle([request(job, stream=stream, model=model, key=key) for model, key in some])
+
+
 class Control:
-    """One node, one model, one key with every kind of limit and none that is reached."""
+    """A fleet whose keys have every kind of limit and none that is reached."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     async def configuration(self, known: int | None) -> Configuration | None:
         if known:
             return None
-        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        limits = KeyLimits(MANY, MANY, MANY, MANY * MANY, "day")
+        keys = [
+            KeyView(key, hashlib.sha256(key.encode()).hexdigest(), limits=limits) for key in self._fleet.keys
+        ]
+        names = {number: f"mock-{number}" for number in range(1, self._fleet.num_nodes + 1)}
         return Configuration(
             version=1,
-            nodes={"mock": NodeConfig("mock", "http://127.0.0.1:1")},
-            profiles={mock.MODEL: ProfileView(mock.MODEL, context=32_768)},
-            keys={digest: KeyView("bench", digest, limits=KeyLimits(MANY, MANY, MANY, MANY * MANY, "day"))},
+            nodes={name: NodeConfig(name, f"http://127.0.0.1:{number}") for number, name in names.items()},
+            profiles={model: ProfileView(model, context=32_768) for model in self._fleet.models},
+            keys={key.digest: key for key in keys},
             has_keys=True,
         )
 
@@ -210,10 +247,10 @@ def stop_timers() -> None:
     sys.setswitchinterval(1e3)
 
 
-def replace_sockets() -> None:
+def replace_sockets(fleet: Fleet) -> None:
     async def connect(host: str, port: int, tls: Any, bounds: PoolBounds) -> Connection:
         connection = Connection(bounds)
-        Wire(connection, node)
+        Wire(connection, partial(node, fleet.on_node(port)))
         return connection
 
     async def open_link(url: str, timeout_s: float) -> RedisLink:
@@ -245,36 +282,35 @@ class Meter:
                 self.over.set()
 
 
-def clients(app: Any, kind: str, meter: Meter) -> None:
+def clients(app: Any, kind: str, requests: Iterator[bytes], meter: Meter) -> None:
     """Connect clients that each ask again as soon as they are answered."""
     served = uvicorn.Config(app, http=HTTP_PROTOCOL, ws="none", log_config=None, proxy_headers=False)
     served.load()
-    state, data = ServerState(), request(JOBS[kind], stream=kind == "stream")
-    end = b"[DONE]" if kind == "stream" else b'"usage"'
+    state, end = ServerState(), b"[DONE]" if kind == "stream" else b'"usage"'
 
     def ask_again(wire: Wire, answer: bytes) -> None:
         if end in answer and not meter.over.is_set():
             meter.tick()
-            wire.receive(data)
+            wire.receive(next(requests))
 
     for _ in range(CONNECTIONS):
-        Wire(ServerProtocol(served, state, {}, asyncio.get_running_loop()), ask_again).receive(data)
+        protocol = ServerProtocol(served, state, {}, asyncio.get_running_loop())
+        Wire(protocol, ask_again).receive(next(requests))
 
 
-async def cpu_us(kind: str, seconds: float, windows: int | None) -> dict[str, float]:
-    gateway = DataPlane(CortexConfig(), Control(), store)
+async def cpu_us(kind: str, fleet: Fleet, seconds: float, windows: int | None) -> dict[str, float]:
+    gateway = DataPlane(CortexConfig(), Control(fleet), store)
     app = application(gateway)
     async with gateway.running():
-        while not gateway.fleet.snapshot.replicas(mock.MODEL):
+        while not all(gateway.fleet.snapshot.replicas(model) for model in fleet.models):
             await gateway.fleet.changed(1.0)
         meter = Meter(seconds, windows)
-        clients(app, kind, meter)
+        clients(app, kind, fleet.requests(JOBS[kind], stream=kind == "stream"), meter)
         await meter.over.wait()
         await asyncio.sleep(0.1)
         if gateway.limiter.local:
             raise RuntimeError("Redis was not asked")
-    windows = meter.windows
-    return {"least": min(windows), "median": statistics.median(windows)}
+    return {"least": min(meter.windows), "median": statistics.median(meter.windows)}
 
 
 def instructions(kind: str) -> int:
@@ -293,25 +329,29 @@ def _counted(kind: str, windows: int) -> int:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="of measuring, for each kind")
     parser.add_argument("--kind", choices=JOBS, help="default: all")
+    for what in ("keys", "nodes", "models"):
+        parser.add_argument(f"--{what}", type=int, default=1, help=f"{what} that requests name in turn")
     parser.add_argument("--windows", type=int, help=f"of {WINDOW} requests each, in place of a time")
     parser.add_argument("--profile", action="store_true", help="print to stderr where the calls are")
     parser.add_argument("--instructions", action="store_true", help="count them, by valgrind")
 
 
 def measure(run: command.Run) -> dict[str, Any]:
-    replace_sockets()
+    options = run.options
+    fleet = Fleet(options.keys, options.nodes, options.models)
+    replace_sockets(fleet)
     favour_event_loop()
-    if run.options.windows:
+    if options.windows:
         stop_timers()
-    seconds = run.options.seconds or run.pick(4.0, 2.0, 0.1)
-    kinds = [run.options.kind] if run.options.kind else list(JOBS)
-    counted = {kind: instructions(kind) for kind in kinds} if run.options.instructions else None
+    seconds = options.seconds or run.pick(4.0, 2.0, 0.1)
+    kinds = [options.kind] if options.kind else list(JOBS)
+    counted = {kind: instructions(kind) for kind in kinds} if options.instructions else None
     profile = cProfile.Profile()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         logs.setup("info", "gateway")  # lines are made, and not read
-        with profile if run.options.profile else nullcontext():
-            figures = {kind: uvloop.run(cpu_us(kind, seconds, run.options.windows)) for kind in kinds}
-    if run.options.profile:
+        with profile if options.profile else nullcontext():
+            figures = {kind: uvloop.run(cpu_us(kind, fleet, seconds, options.windows)) for kind in kinds}
+    if options.profile:
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(50)
     translated, plain = (figures.get(kind, {}).get("least") for kind in ("messages", "json"))
     return {
