@@ -92,7 +92,8 @@ class _Detour:
             assert exchange.key is not None
             limits = exchange.dialect.limit_headers
             tokens = exchange.estimate()
-            exchange.grant = await self._plane.limiter.reserve(exchange.key, tokens, limits)
+            asked, exchange.asked = exchange.asked, None
+            exchange.grant = await self._plane.limiter.reserve(exchange.key, tokens, limits, asked)
         self._dispatch = exchange.dispatch or exchange.make_dispatch()
         answer = exchange.rewriter()
         if not call.stream:

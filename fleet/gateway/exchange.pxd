@@ -22,12 +22,14 @@ cdef class Exchange:
     cdef readonly Entry entry
     cdef readonly bint is_admitted
     cdef readonly Dispatch dispatch
-    cdef public object call, held
+    cdef public object call, held, asked
     cdef object _request, _detour, _offer
     cdef Begun _begun
     cdef bint _finished
 
     cpdef begin(self)
+    cpdef on_admission(self, object answer)
+    cdef bint _admitted(self, object admission) except -1
     @cython.locals(begun=Begun, dispatch=Dispatch, connection=Connection)
     cpdef on_news(self)
     @cython.locals(body=bytes, content=bytes)

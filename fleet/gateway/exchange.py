@@ -11,6 +11,7 @@ An ordinary request is answered by callbacks alone. One that has to wait goes on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -38,8 +39,10 @@ from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.pool import Begun
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
+from fleet.gateway.limits.limiter import Asked
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
+from fleet.key_limits import Admission
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, ModelOffer
 from fleet.translation import failure_alone
@@ -99,6 +102,7 @@ class Exchange:
         self._offer: ModelOffer | None = None  # once it is admitted
         self.is_admitted = False  # nothing stands against it but the key's limits
         self.grant: Grant | None = None  # of a key with limits
+        self.asked: Asked | None = None  # for it, as long as Redis has not answered
         self.dispatch: Dispatch | None = None
         self.held: _Closable | None = None  # at a node: what was begun, a pending request, or its response
         self._begun: Begun | None = None  # at a node, as long as no task waits for its answer
@@ -112,6 +116,19 @@ class Exchange:
             if self._decode() and self._reserve() and self._send():
                 return
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is answered
+            self.client.respond(self.refuse(self.as_error(error)))
+            return
+        if self.asked is None:
+            self.client.hand_over(partial(self._detour, self))
+
+    def on_admission(self, answer: asyncio.Future[Admission | None]) -> None:
+        """Go on with what Redis says, unless the client has left."""
+        if self._finished:
+            return
+        try:
+            if self._admitted(answer.result()) and self._send():
+                return
+        except Exception as error:  # noqa: BLE001 - see above
             self.client.respond(self.refuse(self.as_error(error)))
             return
         self.client.hand_over(partial(self._detour, self))
@@ -194,9 +211,22 @@ class Exchange:
         if not self.is_limited():
             return True
         assert self.key is not None
-        prefetch = self.plane.limiter.prefetch(self.key)
-        self.grant = prefetch.admit(self.key, self.estimate(), time.time())
+        limiter, tokens = self.plane.limiter, self.estimate()
+        prefetch = limiter.prefetch(self.key)
+        self.grant = prefetch.admit(self.key, tokens, time.time())
+        if self.grant is None:
+            self.asked = limiter.ask(self.key, tokens)
+            if self.asked is not None:
+                self.asked.answer.add_done_callback(self.on_admission)
         return self.grant is not None
+
+    def _admitted(self, admission: Admission | None) -> bool:
+        """Take the grant that was asked for; a detour says what else is to be done."""
+        if admission is None or admission.refused_by:
+            return False
+        assert self.asked is not None
+        self.grant, self.asked = self.asked.grant, None
+        return True
 
     def is_limited(self) -> bool:
         return self.key is not None and bool(self.key.limits)
@@ -287,6 +317,8 @@ class Exchange:
         if self.held is not None:
             self.held.close()
         draft, grant = self.draft, self.grant
+        if self.asked is not None:
+            self.plane.limiter.give_up(self.asked)
         if grant is not None:
             self.plane.limiter.settle(grant, draft.charge(outcome, grant.tokens))
         self.plane.recorder.put(draft.ended(outcome, status, error_code))

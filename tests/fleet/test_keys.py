@@ -115,6 +115,15 @@ def test_a_record_marks_its_key_as_used_without_moving_the_configuration(key):
     assert ConfigurationVersion.current() == before
 
 
+def test_a_key_in_steady_use_is_marked_once_a_minute(key):
+    marked = []
+    for started_at in (1000.0, 1030.0, 1059.0, 1061.0, 1100.0):
+        records.store([row(key="laptop", started_at=started_at, latency_s=0.0)])
+        key.refresh_from_db()
+        marked.append(key.last_used_at.timestamp())
+    assert marked == [1000, 1000, 1000, 1061, 1061]
+
+
 def test_what_a_client_calls_a_model_never_holds_up_the_records(db):
     """PostgreSQL takes neither NUL nor half a surrogate pair nor more than the column holds."""
     ledger = Ledger(BUCKETS)

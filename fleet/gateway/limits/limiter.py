@@ -20,7 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ext.prefetch import LONG_HOLD_S, Grant, Prefetch
 from fleet import key_limits as arithmetic
@@ -40,8 +40,12 @@ PROBE_S = 1.0  # how often Redis is looked for while it is away
 MAX_BACKLOG = 10_000  # settlements and releases that wait for Redis
 
 
-_Answer = asyncio.Future[Admission | None]
-_Asked = tuple[Grant, _Answer]
+class Asked(NamedTuple):
+    """A request whose grant Redis is asked for. Its answer is None where Redis is away."""
+
+    key: KeyView
+    grant: Grant
+    answer: asyncio.Future[Admission | None]
 
 
 class Limiter:
@@ -61,7 +65,7 @@ class Limiter:
         self._prefetches = defaultdict(partial(Prefetch, min(LONG_HOLD_S, lease_s / 3)))
         self._timers: dict[str, asyncio.TimerHandle] = {}  # that end what is held, by digest
         self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
-        self._unsent: dict[str, tuple[KeyView, list[_Asked]]] = {}  # by digest
+        self._unsent: dict[str, tuple[KeyView, list[Asked]]] = {}  # by digest
         self._backlog: deque[Return] = deque()
         self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
@@ -71,19 +75,33 @@ class Limiter:
         """What this worker has prefetched of a key's limits, now and from now on."""
         return self._prefetches[key.digest]
 
-    async def reserve(self, key: KeyView, tokens: int, headers: Headers) -> Grant:
-        """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it."""
+    def ask(self, key: KeyView, tokens: int) -> Asked | None:
+        """Ask Redis for a request that nothing held admits; None where `reserve` alone can say what to do.
+
+        An answer that admits it makes its grant valid. `reserve` goes on with any other, unless `give_up` does.
+        """
+        if self._link is None or key.limits.never_fits(tokens):
+            return None
         now = time.time()
-        prefetch = self._prefetches[key.digest]
-        if (held := prefetch.admit(key, tokens, now)) is not None:
-            return held
+        grant = self._new_grant(key, tokens, now)
+        return self._ask(key, grant, now)
+
+    async def reserve(
+        self, key: KeyView, tokens: int, headers: Headers, asked: Asked | None = None
+    ) -> Grant:
+        """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it.
+
+        One that was `asked` for by `ask` is not asked for again.
+        """
+        now = time.time()
         limits = key.limits
-        if limits.never_fits(tokens):
-            raise limit_headers.too_large(limits, tokens)
-        start, end = self._period(key, now)
-        grant = Grant(self._member(tokens, start), tokens, start)
-        prefetch.note(tokens, now)
-        admission = await self._ask(key, grant, now)
+        if asked is None:
+            if (held := self._prefetches[key.digest].admit(key, tokens, now)) is not None:
+                return held
+            if limits.never_fits(tokens):
+                raise limit_headers.too_large(limits, tokens)
+        grant = asked.grant if asked is not None else self._new_grant(key, tokens, now)
+        admission = await self._admission(key, grant, asked)
         if admission is None:
             grant.local = True
             lease_s = math.inf  # the account ends with this process
@@ -91,8 +109,18 @@ class Limiter:
             if not admission.refused_by:
                 self._let_run(key, grant, admission)
         if admission.refused_by:
+            _, end = self._period(key, now)
             raise limit_headers.refusal(limits, admission, tokens, headers, end - now)
         return grant
+
+    def give_up(self, asked: Asked) -> None:
+        """Give back what nobody waits for any more."""
+        asked.answer.cancel()
+        if asked.answer.cancelled():
+            # Sent or not, this follows it: the lease goes, the rate drains by itself.
+            self._keep_for_later(Settlement(asked.key, asked.grant, 0))
+        elif (admission := asked.answer.result()) is not None and not admission.refused_by:
+            self.settle(asked.grant, 0)
 
     def settle(self, grant: Grant, used: int) -> None:
         """Charge the tokens that the request used, 0 when none. Never waits."""
@@ -123,32 +151,36 @@ class Limiter:
 
     # --- asking Redis ---
 
-    async def _ask(self, key: KeyView, grant: Grant, now: float) -> Admission | None:
+    def _new_grant(self, key: KeyView, tokens: int, now: float) -> Grant:
+        """Of a request that is counted from now on."""
+        start, _ = self._period(key, now)
+        self._prefetches[key.digest].note(tokens, now)
+        return Grant(self._member(tokens, start), tokens, start)
+
+    async def _admission(self, key: KeyView, grant: Grant, asked: Asked | None) -> Admission | None:
         """Redis's answer; None when it is away. Before a refusal stands, what is held here is given back."""
-        if self._prefetches[key.digest].is_spent(key, grant.tokens, now):
-            self._give_back(key.digest)
-        admission = await self._shared(key, grant)
+        if asked is None and (self._link or await self._connected()) is None:
+            return None
+        admission = await self._answer(asked or self._ask(key, grant, time.time()))
         if admission is not None and admission.refused_by and self._give_back(key.digest):
-            admission = await self._shared(key, grant)
+            admission = await self._answer(self._ask(key, grant, time.time()))
         return admission
 
-    async def _shared(self, key: KeyView, grant: Grant) -> Admission | None:
-        if (self._link or await self._connected()) is None:
-            return None
-        answer: _Answer = asyncio.get_running_loop().create_future()
-        self._asking(key).append((grant, answer))
+    def _ask(self, key: KeyView, grant: Grant, now: float) -> Asked:
+        if self._prefetches[key.digest].is_spent(key, grant.tokens, now):
+            self._give_back(key.digest)
+        asked = Asked(key, grant, asyncio.get_running_loop().create_future())
+        self._asking(key).append(asked)
+        return asked
+
+    async def _answer(self, asked: Asked) -> Admission | None:
         try:
-            return await answer
+            return await asked.answer
         except asyncio.CancelledError:
-            if not answer.cancelled():
-                if (admission := answer.result()) is not None and not admission.refused_by:
-                    self.settle(grant, 0)
-            else:
-                # Sent or not, this follows it: the lease goes, the rate drains by itself.
-                self._keep_for_later(Settlement(key, grant, 0))
+            self.give_up(asked)
             raise
 
-    def _asking(self, key: KeyView) -> list[_Asked]:
+    def _asking(self, key: KeyView) -> list[Asked]:
         """Who asks for this key in the event loop's next turn."""
         unsent = self._unsent.get(key.digest)
         if unsent is None:
@@ -171,15 +203,15 @@ class Limiter:
         if self._link is not None:
             self._link.flush()
 
-    def _send_reservations(self, key: KeyView, asked: Sequence[_Asked]) -> None:
+    def _send_reservations(self, key: KeyView, asked: Sequence[Asked]) -> None:
         """Ask for those who wait, and for those to come."""
         prefetch = self._prefetches[key.digest]
-        window = asked[0][0].window if asked else self._period(key, time.time())[0]
+        window = asked[0].grant.window if asked else self._period(key, time.time())[0]
         wanted = prefetch.wanted(self._next_id(), window, len(asked))
         if wanted is None and not asked:
             return
         distribute = partial(self._distribute, key, wanted, asked)
-        members = [grant.id for grant, _ in asked]
+        members = [one.grant.id for one in asked]
         arguments = scripts.to_reserve(key.limits, wanted, self._lease_s, members)
         try:
             self._post("reserve", key.digest, arguments, distribute)
@@ -191,19 +223,19 @@ class Limiter:
         self,
         key: KeyView,
         wanted: Grant | None,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         reply: list[bytes] | LinkError,
     ) -> None:
         """Give Redis's reply to all who asked at once; None to those whom it does not answer."""
         answers = deque(() if isinstance(reply, LinkError) else reply)
         admitted: list[tuple[Grant, Admission]] = []
-        for grant, answer in asked:
+        for one in asked:
             admission = scripts.admission(answers.popleft()) if answers else None
-            if answer.done():
+            if one.answer.done():
                 continue  # its client left
-            answer.set_result(admission)
+            one.answer.set_result(admission)
             if admission is not None and not admission.refused_by:
-                admitted.append((grant, admission))
+                admitted.append((one.grant, admission))
         if wanted is not None:
             self._prefetches[key.digest].asked = False
             if answers:
