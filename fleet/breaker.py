@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """A circuit breaker per node. Pure: every method is told the time (monotonic, seconds).
 
 It distinguishes three kinds of refusal. Broken: connections that fail, resets, 5xx; after `FAILURES` in a row
@@ -8,7 +9,6 @@ operator changes it here, which makes a new breaker, or on the node, so the node
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 State = Literal["closed", "half-open", "open"]
@@ -20,16 +20,16 @@ PROBE_S = 30.0  # a probe without an answer counts as lost after this
 MAX_BUSY_S = 60.0  # the longest `Retry-After` that is believed
 
 
-@dataclass(slots=True)
 class Breaker:
     """Of one node."""
 
-    failures: int = 0  # in a row
-    unauthorized: bool = False  # its last refusal was of our token
-    _openings: int = 0  # in a row
-    _open_until: float | None = None
-    _probing_until: float = 0.0
-    _busy_until: dict[str, float] = field(default_factory=dict)  # by model
+    def __init__(self) -> None:
+        self.failures = 0  # in a row
+        self.unauthorized = False  # its last refusal was of our token
+        self._openings = 0  # in a row
+        self._open_until: float | None = None
+        self._probing_until = 0.0
+        self._busy_until: dict[str, float] = {}  # by model
 
     def state(self, now: float) -> State:
         if self._open_until is None:

@@ -135,10 +135,10 @@ class NodeView:
     reason: str | None = "not reached yet"
     models: Mapping[str, ModelView] = field(default_factory=_empty)
     in_flight: int = 0  # this worker's requests there at the time of the report
+    name: str = field(init=False, repr=False, compare=False)  # the configuration's
 
-    @property
-    def name(self) -> str:
-        return self.config.name
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.config.name)
 
     def answering(self) -> Iterator[tuple[str, ModelView]]:
         """The models that can answer here now."""

@@ -4,28 +4,32 @@ cimport cython
 
 from cortex_site.http.answer_reader cimport AnswerReader
 from ext.ledger cimport Entry
+from fleet.breaker cimport Breaker
 from fleet.gateway.http.pool cimport Begun, Pool
 from fleet.gateway.nodes.adapter cimport RequestAdapter
+from fleet.router cimport Facts, Route, choose
 
 
 cdef class Dispatch:
-    cdef object _plane, _request, _route, _node, _error, _excluded, _prefix, _marks
+    cdef object _plane, _request, _node, _error, _excluded, _prefix, _marks
+    cdef Route _route
     cdef Entry _entry
     cdef Begun _begun
     cdef bint _repeated
 
-    @cython.locals(begun=Begun, pool=Pool)
+    @cython.locals(begun=Begun, pool=Pool, route=Route)
     cpdef Begun begin(self)
     @cython.locals(answer=AnswerReader)
     cpdef bint accept(self, Begun begun) except -1
     cpdef abandon(self)
     @cython.locals(entry=Entry, now=double)
-    cdef _asked(self, object route)
-    @cython.locals(adapter=RequestAdapter, notes=tuple)
+    cdef _asked(self, Route route, Breaker breaker)
+    @cython.locals(adapter=RequestAdapter, notes=tuple, breaker=Breaker)
     cdef _accepted(self, object node, dict headers)
     @cython.locals(entry=Entry)
     cdef _pass_over(self, str node, object error)
-    cdef _choose(self)
+    @cython.locals(model=str, replicas=tuple, facts=Facts)
+    cdef Route _choose(self)
     @cython.locals(adapter=RequestAdapter)
     cdef tuple _worded(self, object node)
 

@@ -19,8 +19,8 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from ext.ledger import Entry
-from fleet import router
-from fleet.affinity import BYTES_PER_TOKEN, digests, published
+from fleet.affinity import BLOCK_BYTES, BYTES_PER_TOKEN, digests, published
+from fleet.breaker import Breaker
 from fleet.foreign.errors import MAX_ERROR_BYTES
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http.errors import UpstreamError
@@ -29,6 +29,7 @@ from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.nodes.nodes import Node
 from fleet.gateway.nodes.refusals import read_refusal
 from fleet.gateway.record import metrics
+from fleet.router import MIN_CHOICE, Facts, Route, choose
 from fleet.snapshot import Replicas
 from fleet.translation import failure_alone
 from neuron.wire import ApiError, prefix_marks
@@ -61,7 +62,7 @@ class NodeRequest(msgspec.Struct, frozen=True):
 class Dispatch:
     """One request's search for a replica that answers it. Its way there is noted in `entry`, step by step."""
 
-    _route: router.Route  # to the last replica
+    _route: Route  # to the last replica
     _node: Node  # of the attempt that was begun
 
     def __init__(self, plane: DataPlane, request: NodeRequest, entry: Entry) -> None:
@@ -89,7 +90,7 @@ class Dispatch:
         self._begun = begun = node.pool.begin("POST", path, headers, body)
         if begun is not None:
             self._node = node
-            self._asked(route)
+            self._asked(route, node.breaker)
         return begun
 
     def accept(self, begun: Begun) -> bool:
@@ -110,28 +111,30 @@ class Dispatch:
         """The head of a 200 answer from some replica. Raises `ApiError` when none gives one."""
         while True:
             if self._begun is None:
-                self._asked(self._choose() or await self._wait_for_route())
+                route = self._choose() or await self._wait_for_route()
+                self._asked(route, self._plane.nodes.breaker(route.node.name))
             route = self._route
             answer = await self._attempt(route)
             if isinstance(answer, UpstreamResponse):
                 return answer
             self._pass_over(route.node.name, answer)
 
-    def _asked(self, route: router.Route) -> None:
+    def _asked(self, route: Route, breaker: Breaker) -> None:
         """Note that a replica is asked."""
         self._route = route
-        name, now, entry = route.node.name, time.monotonic(), self._entry
+        now, entry = time.monotonic(), self._entry
         if entry.overhead_s < 0:
             entry.overhead_s = max(0.0, now - entry.received - entry.queue_s)
-        entry.node, entry.waits_s = name, route.waits_s
-        self._plane.nodes.breaker(name).sent(now)
+        entry.node, entry.waits_s = route.node.name, route.waits_s
+        breaker.sent(now)
 
     def _accepted(self, node: Node, headers: dict[bytes, bytes]) -> None:
         """Note a 200 answer."""
         adapter = node.adapter
         if notes := adapter.notes(headers):
             self._entry.notes = notes
-        node.breaker.succeeded()
+        breaker = node.breaker
+        breaker.succeeded()
         if self._prefix:
             self._plane.nodes.affinity.note(self._prefix, node.config.name)
 
@@ -154,16 +157,16 @@ class Dispatch:
 
     # --- choosing a replica ---
 
-    def _choose(self) -> router.Route | None:
+    def _choose(self) -> Route | None:
         """The best replica now."""
         model = self._request.model
         nodes = self._plane.nodes
         snapshot = self._plane.fleet.snapshot
         replicas = snapshot.replicas(model)
         if len(replicas) == 1 and not self._excluded and nodes.are_well:
-            return router.Route(*replicas[0])
+            return Route(replicas[0][0], replicas[0][1])
         closed, busy = nodes.troubled(model)
-        facts = router.Facts(
+        facts = Facts(
             model,
             nodes.in_flight,
             exclude=self._excluded | closed,
@@ -171,18 +174,18 @@ class Dispatch:
             prompt_tokens=len(self._request.body) // BYTES_PER_TOKEN,
             saved_tokens=self._saved_tokens(replicas),
         )
-        return router.choose(snapshot, facts)
+        return choose(snapshot, facts)
 
     def _saved_tokens(self, replicas: Replicas) -> Mapping[str, int]:
         """Prefill that a node saves, by node: as it says itself, else by our record of what it got."""
-        if len(replicas) < router.MIN_CHOICE:
+        if len(replicas) < MIN_CHOICE or len(self._request.body) < BLOCK_BYTES:
             return _NOTHING
         if not self._marks:
             self._prefix = digests(self._request.model, self._request.body)
             self._marks = prefix_marks(self._request.body)
         return self._plane.nodes.affinity.saved(self._prefix) | published(self._marks, replicas)
 
-    async def _wait_for_route(self) -> router.Route:
+    async def _wait_for_route(self) -> Route:
         start = time.monotonic()
         while (route := self._choose()) is None:
             if self._error is not None and self._error.code not in _GONE:
@@ -225,7 +228,7 @@ class Dispatch:
 
     # --- asking it ---
 
-    async def _attempt(self, route: router.Route) -> UpstreamResponse | ApiError:
+    async def _attempt(self, route: Route) -> UpstreamResponse | ApiError:
         """The 200 answer, or the error after which another replica may be tried; raises any other one."""
         name = route.node.name
         breaker = self._plane.nodes.breaker(name)
@@ -296,7 +299,7 @@ class Dispatch:
         self._repeated = True
         return first and self._plane.config.gateway.repeat_unanswered
 
-    def _judge(self, route: router.Route, error: ApiError) -> None:
+    def _judge(self, route: Route, error: ApiError) -> None:
         """Take from a refusal what it says of the node itself. A server's 403 may be about the request."""
         name = route.node.name
         nodes = self._plane.nodes
@@ -311,7 +314,7 @@ class Dispatch:
         else:
             nodes.breaker(name).succeeded()
 
-    def _refused(self, route: router.Route, error: ApiError) -> ApiError:
+    def _refused(self, route: Route, error: ApiError) -> ApiError:
         """The node refused. Returns or raises as `_attempt` does."""
         name = route.node.name
         path = self._request.path
@@ -326,7 +329,7 @@ class Dispatch:
             return error
         raise error  # the request's own fault: every replica would say the same
 
-    def _stated(self, route: router.Route, error: ApiError) -> ApiError:
+    def _stated(self, route: Route, error: ApiError) -> ApiError:
         """The node stated an error in place of an answer. Returns or raises as `_attempt` does."""
         self._judge(route, error)
         if error.status >= 500 and error.code not in _GONE:
