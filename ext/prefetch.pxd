@@ -14,7 +14,7 @@ cdef class Grant:
     cdef public long long tokens, window, requests, slots
     cdef public double at, end, requests_end, requests_reset_s, tokens_reset_s
     cdef public object key
-    cdef public bint local
+    cdef public bint local, plenty
     cdef public Prefetch prefetch
 
     cpdef bint end_with(self, long long used) except -1

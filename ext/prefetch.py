@@ -3,7 +3,7 @@
 
 Arithmetic alone: `fleet.key_limits` says what a prefetch is, `fleet.gateway.limits` asks for it. A key with
 `BUSY` requests a second gets one of a second's worth, another key one of `FEW` requests that is held a little
-longer. It keeps no other worker waiting for long: when its time is over or it is spent, the rest is returned.
+longer, and `LONGER` times as long where it is next to nothing of what the key has left. It keeps no other worker waiting for long: when its time is over or it is spent, the rest is returned.
 A worker that is killed returns nothing: what it had prefetched comes back when the lease runs out, the part
 that ended requests used included.
 """
@@ -19,6 +19,7 @@ from ext.writer import ByteWriter
 BUSY = 8  # requests a second
 FEW = 8  # requests of a prefetch for a key with fewer
 HOLD_S, LONG_HOLD_S = 1.0, 5.0  # how long it is held at most, of a busy key and of another
+LONGER = 12  # times as long next to nothing is held, and reserved should its worker die
 MINUTE_S = _MINUTE_S = 60.0
 
 
@@ -48,6 +49,7 @@ class Grant:
         self.requests_end = requests_end  # and of the request bucket
         self.requests = requests
         self.slots = slots  # requests that may run by it at once
+        self.plenty = False  # a prefetched one is next to nothing of what is left
         self.requests_reset_s = 0.0  # until the bucket is empty
         self.tokens_reset_s = 0.0
         self.key: Any = None  # of a request's
@@ -101,10 +103,11 @@ class Prefetch:
     def is_held(self) -> bool:
         return self._grant is not None
 
-    @property
-    def hold_s(self) -> float:
-        """How long what is asked for now may be held."""
-        return min(self._longest_s, HOLD_S if self.is_busy else LONG_HOLD_S)
+    def hold_s(self, *, plenty: bool) -> float:
+        """How long what is given now may be held; `plenty` says that it is next to nothing."""
+        if self.is_busy:
+            return min(self._longest_s, HOLD_S)
+        return min(self._longest_s, LONG_HOLD_S) * (LONGER if plenty else 1)
 
     def wanted(self, ident: str, window: int, waiting: int) -> Grant | None:
         """The grant to ask for besides those of `waiting` requests: twice of what came lately.

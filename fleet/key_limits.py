@@ -8,7 +8,8 @@ is a set of leases: a worker that dies renews none, and what it had reserved com
 A worker prefetches a grant for the requests of a key that are to come, admits them by that alone
 (`ext.prefetch`), and returns the rest. Nothing is used that was not taken before, so no bound is exceeded.
 What a worker has prefetched, a `SHARE`th of what was left at most, is not there for others in the meantime; a
-few requests may be a larger share, and are held longer.
+few requests may be a larger share, and are held longer; where they are at most one part in `PLENTY` of what
+was left, longer still.
 
 `fleet.gateway.limits.scripts` says the same in Lua, for accounts that several workers share.
 """
@@ -25,7 +26,7 @@ from typing import Literal
 
 import msgspec
 
-from ext.prefetch import FEW, MINUTE_S, Grant
+from ext.prefetch import FEW, LONGER, MINUTE_S, Grant
 
 Period = Literal["hour", "day", "month"]
 Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
@@ -33,6 +34,7 @@ Bound = Literal["", "concurrent", "requests", "tokens", "budget"]
 HOUR_S = 3600
 BUSY_WAIT_S = 1.0  # it is not known when a running request ends
 SHARE, SHARE_OF_FEW = 32, 8  # a prefetch takes at most one part in so many of what is left
+PLENTY = 1024  # one part in so many is next to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +158,11 @@ def prefetch(
     of another budget period.
     """
     account.roll(wanted.window)
-    part = SHARE_OF_FEW if wanted.requests <= FEW else SHARE
-    requests = _share(wanted.requests, _left(account.requests, limits.requests_per_minute, now), part)
-    tokens = _share(wanted.tokens, _left(account.tokens, limits.tokens_per_minute, now), part)
-    if limits.budget_tokens is not None:
-        tokens = _share(tokens, limits.budget_tokens - account.spent, part)
-    slots = wanted.slots
-    if limits.concurrent_requests is not None:
-        slots = _share(slots, limits.concurrent_requests - account.open, part)
+    left = _all_left(account, limits, now)
+    few = wanted.requests <= FEW
+    taken = [int(min(most, rest / (SHARE_OF_FEW if few else SHARE))) for most, rest in zip(_figures(wanted), left, strict=True)]
+    requests, slots, tokens = taken
+    plenty = few and all(PLENTY * some <= rest for some, rest in zip(taken, left, strict=True))
     if min(requests, slots) <= 0 or tokens * wanted.requests < wanted.tokens:
         return None
     account.requests, _ = _filled(account.requests, limits.requests_per_minute, requests, now)
@@ -175,7 +174,8 @@ def prefetch(
         del account.leases[one.id]
         requests, slots, tokens = requests + 1, slots + 1, tokens + one.tokens
     grant = Grant(wanted.id, tokens, wanted.window, now, account.tokens, account.requests, requests, slots)
-    account.leases[grant.id] = (now + lease_s, grant)
+    grant.plenty = plenty
+    account.leases[grant.id] = (now + lease_s * (LONGER if plenty else 1), grant)
     return grant
 
 
@@ -244,8 +244,19 @@ def _left(arrival: float, limit: int | None, now: float) -> float:
     return math.inf if limit is None else (now + MINUTE_S - max(arrival, now)) * limit / MINUTE_S
 
 
-def _share(wanted: int, left: float, part: int) -> int:
-    return int(min(wanted, left / part))
+def _all_left(account: Account, limits: KeyLimits, now: float) -> tuple[float, float, float]:
+    """Of requests, of slots and of tokens."""
+    slots = math.inf if limits.concurrent_requests is None else limits.concurrent_requests - account.open
+    budget = math.inf if limits.budget_tokens is None else limits.budget_tokens - account.spent
+    return (
+        _left(account.requests, limits.requests_per_minute, now),
+        slots,
+        min(budget, _left(account.tokens, limits.tokens_per_minute, now)),
+    )
+
+
+def _figures(wanted: Grant) -> tuple[int, int, int]:
+    return wanted.requests, wanted.slots, wanted.tokens
 
 
 def _corrected(arrival: float, limit: int, excess: int, end: float, now: float) -> float:

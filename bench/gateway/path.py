@@ -169,7 +169,7 @@ def _let_in(
     answers = [ADMISSION.pack(0, 0.0, now, now + 1.23, 12.3456, 1.23)] * members
     if advance:
         answers.append(
-            PREFETCH.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3)
+            PREFETCH.pack(float(requests), float(slots), float(tokens), now, now + 1.23, now + 12.3, 1)
         )
     return b"*%d\r\n" % len(answers) + b"".join(map(_bulk, answers))
 

@@ -102,12 +102,13 @@ def test_a_busy_key_gets_twice_of_what_came_lately_and_another_few(ext):
     prefetch.note(50, START)
     few = prefetch.wanted("a", 0, 1)
     assert (few.requests, few.tokens, few.slots) == (ext.FEW, ext.FEW * 50, 2)
-    assert prefetch.hold_s == ext.LONG_HOLD_S
+    assert prefetch.hold_s(plenty=False) == ext.LONG_HOLD_S
+    assert prefetch.hold_s(plenty=True) == ext.LONGER * ext.LONG_HOLD_S
     for _ in range(19):
         prefetch.note(50, START + 0.5)
     many = prefetch.wanted("a", 0, 3)
     assert (many.requests, many.tokens, many.slots) == (40, 2000, 6)
-    assert prefetch.hold_s == ext.HOLD_S
+    assert prefetch.hold_s(plenty=True) == ext.HOLD_S
     prefetch.note(50, START + 1)
     assert prefetch.wanted("a", 0, 1).requests == 40  # of the second before
     prefetch.note(50, START + 9)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ext.prefetch import remaining
+from ext.prefetch import LONGER, remaining
 from fleet.gateway.limits.headers import LimitExceededError, openai
 from fleet.key_limits import in_use, read_account
 from tests.gateway.limiters import ACCOUNT, LEASES, key, limiting, spent, until, until_let_in
@@ -59,6 +59,16 @@ async def test_a_prefetch_goes_back_by_itself(redis_server):
             limiter.settle(reservation, 1)
         await until(lambda: spent(redis_server) == 1003)
         assert redis_server.client.zcard(LEASES) == 0
+
+
+@pytest.mark.parametrize(("per_minute", "times"), [(10**6, LONGER), (100, 1)])
+async def test_next_to_nothing_is_reserved_for_longer(redis_server, per_minute, times):
+    mine = key(**{**MANY, "requests_per_minute": per_minute})
+    async with limiting(redis_server.url, lease_s=100.0) as limiter:
+        before = time.time()
+        await limiter.reserve(mine, 20, openai)
+        [(_, end)] = redis_server.client.zrange(LEASES, 0, -1, withscores=True)
+        assert times * 100 <= end - before < times * 100 + 99
 
 
 async def test_a_prefetch_is_not_in_the_way_of_other_workers_for_long(redis_server):

@@ -77,7 +77,7 @@ class Twin:
 
 def figures(grant: Grant) -> list[float]:
     whole = [grant.tokens, grant.window, grant.requests, grant.slots]
-    return [*whole, grant.at, grant.end, grant.requests_end]
+    return [*whole, grant.at, grant.end, grant.requests_end, grant.plenty]
 
 
 SCRIPTS = {name: getattr(scripts, name.upper()) for name in ("reserve", "settle", "release", "renew")}

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from ext.prefetch import BUSY, LONG_HOLD_S, Grant, Prefetch
+from ext.prefetch import BUSY, LONG_HOLD_S, LONGER, Grant, Prefetch
 from fleet.key_limits import SHARE, Account, KeyLimits, in_use, prefetch, reserve
 from fleet.snapshot import KeyView
 from tests.gateway.limiters import LEASE_S, Worker
@@ -149,7 +149,7 @@ def test_the_budget_is_spent_and_no_token_more(workers, seed):
 def test_a_key_with_few_requests_asks_seldom_too(per_s):
     limits = KeyLimits(10**6, 10**8, 10**5, 10**9)
     traffic = Traffic(3, limits, workers=1, per_s=per_s, seconds=200)
-    assert traffic.steps <= 2 * 200 / LONG_HOLD_S + len(traffic.let_in) / 3
+    assert traffic.steps <= 2 * 200 / (LONGER * LONG_HOLD_S) + len(traffic.let_in) / 3
     traffic.end()
     assert traffic.account.spent == traffic.used
     assert not traffic.account.leases

@@ -37,7 +37,8 @@ log = logging.getLogger("cortex.limits")
 
 LEASE_S = 30.0
 PROBE_S = 1.0  # how often Redis is looked for while it is away
-MAX_BACKLOG = 10_000  # settlements and releases that wait for Redis
+MAX_BACKLOG = 40_000  # settlements and releases that wait for Redis
+MAX_HELD = MAX_BACKLOG // 2  # prefetches that are held for longer than a moment
 
 
 class Asked(NamedTuple):
@@ -267,7 +268,7 @@ class Limiter:
 
     def _hold(self, key: KeyView, wanted: Grant, given: Grant, together: list[Grant]) -> None:
         prefetch, now = self._prefetches[key.digest], time.time()
-        hold_s = prefetch.hold_s
+        hold_s = prefetch.hold_s(plenty=given.plenty and len(self._timers) < MAX_HELD)
         _, end = self._period(key, now)
         prefetch.hold(key, wanted, given, now, min(now + hold_s, end or math.inf), together)
         loop = asyncio.get_running_loop()

@@ -11,14 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from struct import Struct
 
-from ext.prefetch import FEW, Grant
-from fleet.key_limits import BUSY_WAIT_S, SHARE, SHARE_OF_FEW, STORED, Admission, Bound, KeyLimits, Remainder
+from ext.prefetch import FEW, LONGER, Grant
+from fleet.key_limits import (
+    BUSY_WAIT_S,
+    PLENTY,
+    SHARE,
+    SHARE_OF_FEW,
+    STORED,
+    Admission,
+    Bound,
+    KeyLimits,
+    Remainder,
+)
 
 Arguments = list[str | float]
 
 _BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
 ADMISSION = Struct("<Bddddd")
-PREFETCH = Struct("<dddddd")  # requests, slots, tokens, at, end, requests' end
+PREFETCH = Struct("<ddddddB")  # requests, slots, tokens, at, end, requests' end, whether it is next to nothing
 _KEEP_S = 32 * 86_400  # an account is forgotten after this long without a step; longer than any period
 
 _PRELUDE = f"""
@@ -122,14 +132,17 @@ end
 if ARGV[6] ~= '' then
   local start, wanted, wanted_tokens = tonumber(ARGV[10]), tonumber(ARGV[7]), tonumber(ARGV[9])
   local part = wanted <= {FEW} and {SHARE_OF_FEW} or {SHARE}
+  local plenty = wanted <= {FEW}
   local function share(most, rest)
-    return math.floor(math.min(most, rest / part))
+    local taken = math.floor(math.min(most, rest / part))
+    plenty = plenty and {PLENTY} * taken <= rest
+    return taken
   end
   roll(start)
   local count = share(wanted, left(requests, request_limit))
   local slots = share(tonumber(ARGV[8]), concurrent and concurrent - open - #admitted or math.huge)
-  local amount = share(wanted_tokens, left(tokens, token_limit))
-  if budget then amount = share(amount, budget - spent) end
+  local rest = math.min(left(tokens, token_limit), budget and budget - spent or math.huge)
+  local amount = share(wanted_tokens, rest)
   if math.min(count, slots) > 0 and amount * wanted >= wanted_tokens then
     requests = fill(requests, request_limit, count)
     tokens = fill(tokens, token_limit, amount)
@@ -144,8 +157,10 @@ if ARGV[6] ~= '' then
       end
     end
     admitted = others
-    enter(string.format('%s:%d:%d:%d', ARGV[6], slots, amount, start), slots, lease)
-    answers[#answers + 1] = struct.pack('{PREFETCH.format}', count, slots, amount, now, tokens, requests)
+    enter(string.format('%s:%d:%d:%d', ARGV[6], slots, amount, start), slots,
+          plenty and lease * {LONGER} or lease)
+    answers[#answers + 1] = struct.pack('{PREFETCH.format}', count, slots, amount, now, tokens, requests,
+                                        plenty and 1 or 0)
   end
 end
 for _, member in ipairs(admitted) do
@@ -282,9 +297,11 @@ def admission(answer: bytes) -> Admission:
 
 def prefetched(answer: bytes, wanted: Grant) -> Grant:
     """The part of `wanted` that was granted, and what came with it. Its id is its member among the leases."""
-    requests, slots, tokens, at, end, requests_end = PREFETCH.unpack(answer)
+    requests, slots, tokens, at, end, requests_end, plenty = PREFETCH.unpack(answer)
     ident = member(wanted.id, int(slots), int(tokens), wanted.window)
-    return Grant(ident, int(tokens), wanted.window, at, end, requests_end, int(requests), int(slots))
+    grant = Grant(ident, int(tokens), wanted.window, at, end, requests_end, int(requests), int(slots))
+    grant.plenty = bool(plenty)
+    return grant
 
 
 def member(ident: str, slots: int, tokens: int, window: int) -> str:
