@@ -179,6 +179,11 @@ class Ledger:
         """The number of rows that nobody has taken."""
         return len(self._rows)
 
+    @property
+    def num_kinds(self) -> int:
+        """The number of kinds and keys whose sums nobody has taken."""
+        return len(self._sums) + len(self._spent)
+
     def put(self, entry: Entry, now: float, ended_at: float) -> None:
         """Record a request that ended `now`, which is `ended_at` in seconds since the epoch. Never waits."""
         kind = (entry.model, entry.node, entry.outcome, entry.dialect, entry.error_code)

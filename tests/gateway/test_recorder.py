@@ -156,6 +156,21 @@ def test_a_stop_without_a_database_counts_what_is_lost(database):
         assert lost() == 30
 
 
+def test_counts_of_many_kinds_are_added_while_requests_go_on_and_at_the_end(database):
+    names = [f"many-{number}" for number in range(module.MANY_KINDS)]
+
+    def requests() -> float:
+        return sum(value("cortex_spend_tokens_total", key=name) for name in names)
+
+    with recording(database) as recorder:
+        for name in names:
+            recorder.put(entry(key=name, prompt_tokens=3, completion_tokens=4))
+        until(lambda: requests() == 7 * len(names))
+        for name in names:
+            recorder.put(entry(key=name, prompt_tokens=3, completion_tokens=4))
+    assert requests() == 14 * len(names)
+
+
 def test_gaps_between_chunks_are_added_by_bucket(database):
     name = "cortex_inter_token_seconds"
     labels = {"model": "gaps", "node": "n"}
