@@ -83,11 +83,11 @@ class KeyView:
     priority: int = 0
     limits: KeyLimits = field(default_factory=KeyLimits)
     # By these neurons share a busy model. The beginning of a digest reveals nothing of the key.
-    caller_headers: Mapping[str, str] = field(default_factory=_empty, init=False, repr=False, compare=False)
+    caller_lines: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        headers = {"x-cortex-principal": self.digest[:16], "x-cortex-priority": str(self.priority)}
-        object.__setattr__(self, "caller_headers", headers)
+        lines = f"x-cortex-principal: {self.digest[:16]}\r\nx-cortex-priority: {self.priority}\r\n"
+        object.__setattr__(self, "caller_lines", lines.encode())
 
     def allows(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)

@@ -17,7 +17,7 @@ cdef class Dispatch:
     cdef Begun _begun
     cdef bint _repeated
 
-    @cython.locals(begun=Begun, pool=Pool, route=Route)
+    @cython.locals(begun=Begun, pool=Pool, route=Route, path=str, lines=bytes, body=bytes)
     cpdef Begun begin(self)
     @cython.locals(answer=AnswerReader)
     cpdef bint accept(self, Begun begun) except -1

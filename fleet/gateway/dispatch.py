@@ -54,7 +54,8 @@ class NodeRequest(msgspec.Struct, frozen=True):
 
     model: str  # resolved
     path: str
-    headers: Mapping[str, str]
+    lines: bytes  # headers, each with its CRLF
+    caller: bytes  # the same, of whose request it is: for neurons alone
     body: bytes
     answer_type: bytes  # `JSON` or `EVENTS`
 
@@ -86,8 +87,9 @@ class Dispatch:
         node = self._plane.nodes.get(route.node.name) if route is not None else None
         if route is None or node is None:
             return None
-        path, headers, body = self._worded(node)
-        self._begun = begun = node.pool.begin("POST", path, headers, body)
+        path, lines, body = self._worded(node)
+        pool = node.pool
+        self._begun = begun = pool.begin("POST", path, lines, body)
         if begun is not None:
             self._node = node
             self._asked(route, node.breaker)
@@ -253,12 +255,12 @@ class Dispatch:
     async def _ask(self, node: Node) -> UpstreamResponse | ApiError:
         """The head of a 200 answer, or the refusal. A request refused for its wording is reworded."""
         while True:
-            path, headers, body = self._worded(node)
+            path, lines, body = self._worded(node)
             begun, self._begun = self._begun, None
             if begun is not None:
                 body, response = begun.body, await begun.answer()
             else:
-                response = await node.pool.request("POST", path, headers=headers, body=body)
+                response = await node.pool.request("POST", path, lines=lines, body=body)
             self._entry.queue_s += response.queued_s
             if response.status == 200:
                 return response
@@ -266,12 +268,12 @@ class Dispatch:
             if not node.adapter.learn(refusal, body):
                 return refusal
 
-    def _worded(self, node: Node) -> tuple[str, Mapping[str, str], bytes]:
-        """Path, headers and body of the request in a node's terms."""
+    def _worded(self, node: Node) -> tuple[str, bytes, bytes]:
+        """Path, header lines and body of the request in a node's terms."""
         request, adapter = self._request, node.adapter
         return (
-            node.config.path(request.path),
-            adapter.headers(request.headers),
+            adapter.path(request.path),
+            adapter.lines(request.lines, request.caller),
             adapter.body(request.model, request.body),
         )
 

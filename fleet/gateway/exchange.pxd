@@ -45,7 +45,7 @@ cdef class Exchange:
     cpdef estimate(self)
     @cython.locals(begun=Begun)
     cdef bint _send(self) except -1
-    @cython.locals(entry=Entry, model=str, body=bytes, headers=dict)
+    @cython.locals(entry=Entry, model=str, body=bytes, lines=bytes, caller=bytes)
     cpdef Dispatch make_dispatch(self)
     cpdef rewriter(self)
     cpdef note_answer(self, bytes body)

@@ -253,16 +253,16 @@ class Exchange:
         call, key, entry = self.call, self.key, self.entry
         assert call is not None
         model = entry.model
-        headers = {"content-type": "application/json", "x-request-id": self.request_id}
-        if key is not None:
-            headers |= key.caller_headers
+        lines = b"content-type: application/json\r\nx-request-id: " + self.request_id.encode() + b"\r\n"
         if self.plane.traces is not None:
-            headers |= self.plane.traces.begin(self.request_id, self._request.header(b"traceparent"))
+            traced = self.plane.traces.begin(self.request_id, self._request.header(b"traceparent"))
+            lines += "".join([f"{name}: {value}\r\n" for name, value in traced.items()]).encode()
+        caller = key.caller_lines if key is not None else b""
         body = call.body if model == call.model else with_model(call.body, model)
         if key is not None and key.models:
             body = with_model_alone(body, model)
         answer_type = EVENTS if call.stream else JSON
-        request = NodeRequest(model, call.node_path, headers, body, answer_type)
+        request = NodeRequest(model, call.node_path, lines, caller, body, answer_type)
         return Dispatch(self.plane, request, entry)
 
     def rewriter(self) -> AnswerRewriter:

@@ -2,7 +2,10 @@
 
 cimport cython
 
+from ext.writer cimport ByteWriter
 from fleet.gateway.http.connection cimport Connection
+
+cdef ByteWriter _writer
 
 
 cdef class Begun:
@@ -15,7 +18,8 @@ cdef class Begun:
 
 
 cdef class Pool:
-    cdef str _host, _base, _static
+    cdef str _host
+    cdef bytes _base, _static
     cdef object _port, _tls, _bounds, _waiting
     cdef list _idle
     cdef set _busy
@@ -23,8 +27,9 @@ cdef class Pool:
     cdef bint _closed
 
     @cython.locals(connection=Connection, head=bytes)
-    cpdef Begun begin(self, str method, str path, object headers, bytes body)
-    cdef bytes _head(self, str method, str path, object headers, bytes body)
+    cpdef Begun begin(self, str method, str path, bytes lines, bytes body)
+    @cython.locals(head=ByteWriter)
+    cdef bytes _head(self, str method, str path, bytes lines, bytes body)
     cdef _free(self)
     @cython.locals(connection=Connection, horizon=double)
     cpdef Connection pop_idle(self)

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cortex_site.base.certificate import trusting
+from ext.writer import ByteWriter
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection, connect
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.response import UpstreamResponse
+
+_writer = ByteWriter()
 
 
 class Begun:
@@ -63,11 +66,12 @@ class Pool:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = trusting(ca) if parts.scheme == "https" else None
-        self._base = parts.path.rstrip("/")
+        self._base = parts.path.rstrip("/").encode("latin-1", "replace")
         self._bounds = bounds
-        self._static = f"host: {parts.netloc}\r\n"
+        static = f"host: {parts.netloc}\r\n"
         if token:
-            self._static += f"authorization: Bearer {token}\r\n"
+            static += f"authorization: Bearer {token}\r\n"
+        self._static = static.encode("latin-1", "replace")
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._places = bounds.max_connections  # how many more exchanges may run at once
@@ -84,10 +88,13 @@ class Pool:
         return sum(not turn.done() for turn in self._waiting)
 
     async def request(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self, method: str, path: str, *, lines: bytes = b"", body: bytes = b""
     ) -> UpstreamResponse:
-        """Send one request and return the head of its answer. Raises `UpstreamError`."""
-        head = self._head(method, path, headers, body)
+        """Send one request and return the head of its answer. Raises `UpstreamError`.
+
+        `lines` are headers, each with its CRLF.
+        """
+        head = self._head(method, path, lines, body)
         queued_s = 0.0
         if self._places:
             self._places -= 1
@@ -95,20 +102,31 @@ class Pool:
             queued_s = await self._queue()
         return await self._answer(head, body, queued_s)
 
-    def begin(self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes) -> Begun | None:
+    def begin(self, method: str, path: str, lines: bytes, body: bytes) -> Begun | None:
         """Send one request on a kept connection; None where that would have to be waited for."""
         if not self._places or (connection := self.pop_idle()) is None:
             return None
-        head = self._head(method, path, headers, body)
+        head = self._head(method, path, lines, body)
         self._places -= 1
         self._busy.add(connection)
         connection.send(head, body)
         return Begun(self, connection, head, body)
 
-    def _head(self, method: str, path: str, headers: Mapping[str, str] | None, body: bytes) -> bytes:
-        given = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
-        size = f"content-length: {len(body)}\r\n" if body or method == "POST" else ""
-        return f"{method} {self._base}{path} HTTP/1.1\r\n{self._static}{given}{size}\r\n".encode("latin-1")
+    def _head(self, method: str, path: str, lines: bytes, body: bytes) -> bytes:
+        head = _writer
+        head.clear()
+        head.put(method.encode("latin-1"))
+        head.put(b" ")
+        head.put(self._base)
+        head.put(path.encode("latin-1"))
+        head.put(b" HTTP/1.1\r\n")
+        head.put(self._static)
+        head.put(lines)
+        if body or method == "POST":
+            head.put_number(b"content-length: ", len(body))
+            head.put(b"\r\n")
+        head.put(b"\r\n")
+        return head.written(0, head.size)
 
     async def _answer(
         self, head: bytes, body: bytes, queued_s: float, sent: Connection | None = None

@@ -9,7 +9,8 @@ cdef class RequestAdapter:
     cdef object _config
     cdef bint _is_foreign, _without_usage
 
-    cpdef headers(self, object headers)
+    cpdef str path(self, str path)
+    cpdef bytes lines(self, bytes lines, bytes caller)
     @cython.locals(name=bytes, value=bytes, found=list)
     cpdef tuple notes(self, dict headers)
     cpdef bytes body(self, str model, bytes body)

@@ -8,7 +8,6 @@ What a neuron notes about an answer, in headers of its own, reaches the client.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import msgspec
 
@@ -36,10 +35,12 @@ class RequestAdapter:
         self._is_foreign = config.is_foreign
         self._without_usage = False
 
-    def headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        if not self._is_foreign:
-            return headers
-        return {name: value for name, value in headers.items() if not name.startswith(INTERNAL)}
+    def path(self, path: str) -> str:
+        return self._config.path(path) if self._is_foreign else path
+
+    def lines(self, lines: bytes, caller: bytes) -> bytes:
+        """The header lines to send, of which `caller` says whose request it is."""
+        return lines if self._is_foreign else lines + caller
 
     def notes(self, headers: dict[bytes, bytes]) -> tuple[Note, ...]:
         """What a neuron's answer says about how the request was taken; nothing of another server's.

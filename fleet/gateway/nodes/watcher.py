@@ -41,7 +41,7 @@ async def watch_neuron(
     config: NodeConfig, pool: Pool, in_flight: Callable[[], int]
 ) -> AsyncIterator[NodeView]:
     """The node's view after each of its events, until its stream ends. Raises `UpstreamError`."""
-    response = await pool.request("GET", "/events", headers={"accept": "text/event-stream"})
+    response = await pool.request("GET", "/events", lines=b"accept: text/event-stream\r\n")
     try:
         if response.status != 200:
             raise UpstreamError("protocol", f"GET /events answered {response.status}")
@@ -81,7 +81,7 @@ async def watch_server(config: NodeConfig, pool: Pool, policy: WatchPolicy) -> A
 
 async def _ask(config: NodeConfig, pool: Pool) -> list[ServedModel] | None:
     """The models that a server lists; None when it asks to be asked less often. Raises `UpstreamError`."""
-    response = await pool.request("GET", config.path(PATH), headers={"accept": "application/json"})
+    response = await pool.request("GET", config.path(PATH), lines=b"accept: application/json\r\n")
     try:
         is_body_read = response.status != TOO_MANY_REQUESTS  # of that answer the status says it all
         body = await response.read(MAX_BYTES) if is_body_read else b""
