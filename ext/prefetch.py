@@ -3,9 +3,10 @@
 
 Arithmetic alone: `fleet.key_limits` says what a prefetch is, `fleet.gateway.limits` asks for it. A key with
 `BUSY` requests a second gets one of a second's worth, another key one of `FEW` requests that is held a little
-longer, and `LONGER` times as long where it is next to nothing of what the key has left. It keeps no other worker waiting for long: when its time is over or it is spent, the rest is returned.
-A worker that is killed returns nothing: what it had prefetched comes back when the lease runs out, the part
-that ended requests used included.
+longer, and `LONGER` times as long where it is next to nothing of what the key has left. It keeps no other
+worker waiting for long: when its time is over or it is spent, the rest is returned. A worker that is killed
+returns nothing: what it had prefetched comes back when the lease runs out, the part that ended requests used
+included.
 """
 
 from __future__ import annotations

@@ -160,7 +160,10 @@ def prefetch(
     account.roll(wanted.window)
     left = _all_left(account, limits, now)
     few = wanted.requests <= FEW
-    taken = [int(min(most, rest / (SHARE_OF_FEW if few else SHARE))) for most, rest in zip(_figures(wanted), left, strict=True)]
+    taken = [
+        int(min(most, rest / (SHARE_OF_FEW if few else SHARE)))
+        for most, rest in zip(_figures(wanted), left, strict=True)
+    ]
     requests, slots, tokens = taken
     plenty = few and all(PLENTY * some <= rest for some, rest in zip(taken, left, strict=True))
     if min(requests, slots) <= 0 or tokens * wanted.requests < wanted.tokens:

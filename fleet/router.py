@@ -35,9 +35,7 @@ def _below(end: int) -> int:
 class Route:
     """A chosen replica, and the expected wait on each that was compared, itself included."""
 
-    def __init__(
-        self, node: NodeView, model: ModelView, waits_s: tuple[tuple[str, float], ...] = ()
-    ) -> None:
+    def __init__(self, node: NodeView, model: ModelView, waits_s: tuple[tuple[str, float], ...] = ()) -> None:
         self.node = node
         self.model = model
         self.waits_s = waits_s
@@ -46,7 +44,7 @@ class Route:
 class Facts:
     """A request, and what this worker knows beside the snapshot."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its fields
         self,
         model: str,
         in_flight: Callable[[str], int],
@@ -76,7 +74,9 @@ def choose(snapshot: FleetSnapshot, facts: Facts) -> Route | None:
         return Route(*candidates[0]) if candidates else None
     loads = [_load(node, view, facts) for node, view in candidates]
     limit = _cached_up_to(candidates, loads, facts) if facts.saved_tokens else 0.0
-    least, best, waits = math.inf, [], []
+    least = math.inf
+    best: list[_Replica] = []
+    waits: list[tuple[str, float]] = []
     for at in range(len(candidates)):
         node, view = candidates[at]
         cost = _cost(view, loads[at], _prefill(node, loads[at], limit, facts))
@@ -97,7 +97,7 @@ def _possible(replicas: Sequence[_Replica], facts: Facts) -> list[_Replica]:
 
 
 def _drawn(snapshot: FleetSnapshot, replicas: Replicas, facts: Facts) -> list[_Replica]:
-    """Two of many replicas, and two of those that hold the prompt's beginning, as far as they may be asked."""
+    """Two of many replicas, and two of those that hold the prompt's beginning, that may be asked."""
     count = len(replicas)
     first = facts.draw(count)
     second = (first + 1 + facts.draw(count - 1)) % count
@@ -137,7 +137,7 @@ def _cached_up_to(candidates: Sequence[_Replica], loads: Sequence[int], facts: F
 
 
 def _prefill(node: NodeView, load: int, limit: float, facts: Facts) -> int:
-    """The tokens of the prompt that a replica has to read. What it has cached counts up to a load of `limit`."""
+    """The tokens of the prompt that a replica has to read; cached ones count up to a load of `limit`."""
     if load > limit or not facts.saved_tokens:
         return facts.prompt_tokens
     return max(0, facts.prompt_tokens - facts.saved_tokens.get(node.name, 0))

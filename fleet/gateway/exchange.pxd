@@ -28,8 +28,8 @@ cdef class Exchange:
     cdef bint _finished
 
     cpdef begin(self)
-    cpdef on_admission(self, object answer)
-    cdef bint _admitted(self, object admission) except -1
+    cpdef on_admission(self, object _answer)
+    cdef bint _admitted(self) except -1
     @cython.locals(begun=Begun, dispatch=Dispatch, connection=Connection)
     cpdef on_news(self)
     @cython.locals(body=bytes, content=bytes)

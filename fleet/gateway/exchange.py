@@ -11,7 +11,6 @@ An ordinary request is answered by callbacks alone. One that has to wait goes on
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import re
@@ -37,12 +36,11 @@ from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.pool import Begun
+from fleet.gateway.limits.asked import Asked
 from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
-from fleet.gateway.limits.limiter import Asked
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
-from fleet.key_limits import Admission
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, ModelOffer
 from fleet.translation import failure_alone
@@ -121,12 +119,12 @@ class Exchange:
         if self.asked is None:
             self.client.hand_over(partial(self._detour, self))
 
-    def on_admission(self, answer: asyncio.Future[Admission | None]) -> None:
+    def on_admission(self, _answer: object) -> None:
         """Go on with what Redis says, unless the client has left."""
         if self._finished:
             return
         try:
-            if self._admitted(answer.result()) and self._send():
+            if self._admitted() and self._send():
                 return
         except Exception as error:  # noqa: BLE001 - see above
             self.client.respond(self.refuse(self.as_error(error)))
@@ -220,13 +218,11 @@ class Exchange:
                 self.asked.answer.add_done_callback(self.on_admission)
         return self.grant is not None
 
-    def _admitted(self, admission: Admission | None) -> bool:
+    def _admitted(self) -> bool:
         """Take the grant that was asked for; a detour says what else is to be done."""
-        if admission is None or admission.refused_by:
-            return False
-        assert self.asked is not None
-        self.grant, self.asked = self.asked.grant, None
-        return True
+        if self.asked is not None and self.asked.is_admitted:
+            self.grant, self.asked = self.asked.grant, None
+        return self.grant is not None
 
     def is_limited(self) -> bool:
         return self.key is not None and bool(self.key.limits)

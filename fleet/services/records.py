@@ -18,7 +18,6 @@ from django.db.models import CharField, DateTimeField, Field, Model
 from fleet.models import ApiKey, Node, Placement, RequestMetric
 from fleet.services.database import connected
 
-
 KEYS_S = 60  # between two marks of one key
 
 

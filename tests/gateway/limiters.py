@@ -100,7 +100,9 @@ class Worker:
         wanted = self.prefetch.wanted(f"{claim.id}-ahead", claim.window, 1)
         if wanted and (held := prefetch(self.account, limits, wanted, now, LEASE_S, admitted)):
             self.held = held
-            self.until = min(now + self.prefetch.hold_s(plenty=held.plenty), period(limits.budget_period, now)[1])
+            self.until = min(
+                now + self.prefetch.hold_s(plenty=held.plenty), period(limits.budget_period, now)[1]
+            )
             self.prefetch.hold(self.key, wanted, held, now, self.until, admitted)
         elif admitted:
             self.prefetch.let_run(claim, self.key)

@@ -20,13 +20,14 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ext.prefetch import LONG_HOLD_S, Grant, Prefetch
 from fleet import key_limits as arithmetic
 from fleet.gateway.control.redis_link import LinkError, RedisLink
 from fleet.gateway.limits import headers as limit_headers
 from fleet.gateway.limits import scripts
+from fleet.gateway.limits.asked import Asked, note_account
 from fleet.gateway.limits.headers import Headers
 from fleet.gateway.limits.returns import Release, Return, Settlement
 from fleet.gateway.record import metrics
@@ -39,14 +40,6 @@ LEASE_S = 30.0
 PROBE_S = 1.0  # how often Redis is looked for while it is away
 MAX_BACKLOG = 40_000  # settlements and releases that wait for Redis
 MAX_HELD = MAX_BACKLOG // 2  # prefetches that are held for longer than a moment
-
-
-class Asked(NamedTuple):
-    """A request whose grant Redis is asked for. Its answer is None where Redis is away."""
-
-    key: KeyView
-    grant: Grant
-    answer: asyncio.Future[Admission | None]
 
 
 class Limiter:
@@ -79,7 +72,7 @@ class Limiter:
     def ask(self, key: KeyView, tokens: int) -> Asked | None:
         """Ask Redis for a request that nothing held admits; None where `reserve` alone can say what to do.
 
-        An answer that admits it makes its grant valid. `reserve` goes on with any other, unless `give_up` does.
+        An answer that admits it makes its grant valid; `reserve` goes on with any other, unless `give_up` does.
         """
         if self._link is None or key.limits.never_fits(tokens):
             return None
@@ -87,9 +80,7 @@ class Limiter:
         grant = self._new_grant(key, tokens, now)
         return self._ask(key, grant, now)
 
-    async def reserve(
-        self, key: KeyView, tokens: int, headers: Headers, asked: Asked | None = None
-    ) -> Grant:
+    async def reserve(self, key: KeyView, tokens: int, headers: Headers, asked: Asked | None = None) -> Grant:
         """Admit a request that may use `tokens`. Raises `LimitExceededError` when a limit forbids it.
 
         One that was `asked` for by `ask` is not asked for again.
@@ -120,7 +111,7 @@ class Limiter:
         if asked.answer.cancelled():
             # Sent or not, this follows it: the lease goes, the rate drains by itself.
             self._keep_for_later(Settlement(asked.key, asked.grant, 0))
-        elif (admission := asked.answer.result()) is not None and not admission.refused_by:
+        elif asked.is_admitted:
             self.settle(asked.grant, 0)
 
     def settle(self, grant: Grant, used: int) -> None:
@@ -135,7 +126,7 @@ class Limiter:
 
     def _let_run(self, key: KeyView, grant: Grant, admission: Admission) -> None:
         """Count an admitted request, which has a lease of its own so far."""
-        _note_account(grant, admission)
+        note_account(grant, admission)
         self._prefetches[key.digest].let_run(grant, key)
         self._open[grant.id] = key.digest
 
@@ -246,7 +237,7 @@ class Limiter:
             if grant.id:
                 self._let_run(key, grant, admission)
             else:
-                _note_account(grant, admission)
+                note_account(grant, admission)
 
     async def _connected(self) -> RedisLink | None:
         if self._keeper is None:
@@ -395,21 +386,13 @@ class Limiter:
     async def close(self) -> None:
         if self._link is not None:
             with suppress(LinkError):
-                await self._link.call(
-                    "PING"
-                )  # replies come in order: a prefetch that was asked for has arrived
+                await self._link.call("PING")  # what was asked for has arrived: replies come in order
                 self._give_all_back()
                 self._flush()
                 await self._link.call("PING")  # the settlements have arrived
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-
-
-def _note_account(grant: Grant, admission: Admission) -> None:
-    """Keep how the account stands after a request was admitted, as its client is told."""
-    grant.at, grant.end = admission.at, admission.end
-    grant.requests_reset_s, grant.tokens_reset_s = admission.requests_reset_s, admission.tokens_reset_s
 
 
 def _ignored(_answer: Any) -> None:

@@ -28,7 +28,9 @@ Arguments = list[str | float]
 
 _BOUNDS: tuple[Bound, ...] = ("", "concurrent", "requests", "tokens", "budget")
 ADMISSION = Struct("<Bddddd")
-PREFETCH = Struct("<ddddddB")  # requests, slots, tokens, at, end, requests' end, whether it is next to nothing
+PREFETCH = Struct(
+    "<ddddddB"
+)  # requests, slots, tokens, at, end, requests' end, whether it is next to nothing
 _KEEP_S = 32 * 86_400  # an account is forgotten after this long without a step; longer than any period
 
 _PRELUDE = f"""
