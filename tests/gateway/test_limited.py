@@ -215,6 +215,31 @@ async def test_a_client_that_leaves_while_the_model_loads_pays_nothing(redis_ser
         assert (await house.chat(max_tokens=950)).status_code == 200
 
 
+async def test_a_client_that_leaves_while_redis_is_asked_pays_nothing(redis_server):
+    redis_server.client.flushall()
+    async with make_house(redis_url=redis_server.url) as house:
+        await limit(house, budget_tokens=1000)
+        assert (await house.chat(max_tokens=30)).status_code == 200
+        redis_server.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        try:
+            await send_and_leave(house, max_tokens=500)
+            record = await house.record(2)
+        finally:
+            redis_server.client.execute_command("CLIENT", "UNPAUSE")
+        assert (record.outcome, record.node) == ("cancelled", "")
+        assert (await house.chat(max_tokens=900)).status_code == 200
+
+
+async def send_and_leave(house, **extra) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | extra).encode()
+    url = house.client.base_url
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {BEARER['authorization']}\r\n"
+    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    writer.close()
+
+
 async def test_keys_without_limits_never_ask_redis(redis_server):
     async with make_house(redis_url=redis_server.url) as house:
         await limit(house)

@@ -72,7 +72,7 @@ class Limiter:
     def ask(self, key: KeyView, tokens: int) -> Asked | None:
         """Ask Redis for a request that nothing held admits; None where `reserve` alone can say what to do.
 
-        An answer that admits it makes its grant valid; `reserve` goes on with any other, unless `give_up` does.
+        An answer that admits it makes its grant valid; `reserve` or `give_up` goes on with any other.
         """
         if self._link is None or key.limits.never_fits(tokens):
             return None

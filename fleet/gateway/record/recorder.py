@@ -3,7 +3,7 @@
 A request is recorded where it ends, in a microsecond or two: in the counts, as its log line and as its row
 (`ext.ledger`). That wakes no thread, since every switch of threads stops the event loop. The thread wakes
 every `BATCH_WAIT_S`, adds the counts to the metrics and stores the rows in batches. Counts of many kinds wait
-for a few batches more: to add a hundred requests of one kind costs no more than to add one. While the database
+for a few batches more: to add a hundred requests of one kind costs no more than one. While the database
 is away the rows wait for it, as many as the queue holds; a batch that was refused for `retry_s` is given up.
 Every row that is lost, wherever that happens, is counted.
 """
