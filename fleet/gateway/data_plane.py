@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from cortex_site.base.ending import end
+from cortex_site.base.interpreter import collect_in_small_steps
 from cortex_site.base.tracing import tracer
 from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.locality import Locality
@@ -129,8 +129,7 @@ class DataPlane:
             asyncio.create_task(self.watch.run(), name="control"),
             asyncio.create_task(gauges.publish(self._gauges), name="gauges"),
         ]
-        gc.collect()
-        gc.freeze()  # what exists now stays: the collector need not walk it again
+        collect_in_small_steps()
         try:
             yield
         finally:
