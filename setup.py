@@ -29,6 +29,7 @@ MODULES = [
 REQUEST_PATH = [  # what an ordinary request passes through; each of them runs as Python, too
     "cortex_site.base.unread",
     "cortex_site.http.answer_reader",
+    "cortex_site.http.client_connection",
     "cortex_site.http.deadline",
     "cortex_site.http.protocol",
     "cortex_site.http.request_reader",
@@ -47,6 +48,7 @@ REQUEST_PATH = [  # what an ordinary request passes through; each of them runs a
     "fleet.gateway.limits.keys",
     "fleet.gateway.nodes.adapter",
     "fleet.gateway.record.draft",
+    "fleet.gateway.relay",
     "fleet.router",
     "fleet.translation.chat.answer",
     "fleet.translation.chat.inline_reasoning",

@@ -10,8 +10,12 @@ cdef class Outlet:
     cdef object _write
     cdef readonly object flow
     cdef readonly bint chunked
+    cdef bytes _head
 
     cpdef bint put(self, bytes data) except -1
+    cpdef flush(self)
+    cpdef end(self)
+    cdef _put(self, bytes data)
 
 
 cdef class Tap:

@@ -17,21 +17,37 @@ from ext.sse import SSEScanner
 
 
 class Outlet:
-    """Writes to a client: HTTP chunks if `chunked`, else bare bytes.
+    """Writes to a client: HTTP chunks if `chunked`, else bare bytes; with the first of them a `head`.
 
     The client is slow while `flow.write_paused`.
     """
 
-    def __init__(self, write: Callable[[bytes], None], flow: Any, chunked: bool) -> None:
+    def __init__(self, write: Callable[[bytes], None], flow: Any, chunked: bool, head: bytes = b"") -> None:
         self._write = write
         self.flow = flow
         self.chunked = chunked
+        self._head = head
 
     def put(self, data: bytes) -> bool:
         """Write without waiting. Return False while the client is slow."""
         if data:
-            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+            self._put(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
         return not self.flow.write_paused
+
+    def flush(self) -> None:
+        """Write the head, unless it is written: nothing came with it."""
+        if self._head:
+            self._put(b"")
+
+    def end(self) -> None:
+        """Write what ends the body."""
+        self._put(b"0\r\n\r\n" if self.chunked else b"")
+
+    def _put(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data:
+            self._write(data)
 
 
 class Tap:

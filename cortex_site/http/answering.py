@@ -15,12 +15,13 @@ from django.http.response import HttpResponseBase
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.response import BytesResponse, fields_of
+from ext.stream import Outlet
 
 Rest = Callable[[], Coroutine[Any, Any, HttpResponseBase]]
 
 
 class Asker(Protocol):
-    """Who sent a request. One of `answer`, `respond` and `hand_over` is called, once."""
+    """Who sent a request. One of `answer`, `stream`, `respond` and `hand_over` is called, once."""
 
     @property
     def is_open(self) -> bool:
@@ -29,11 +30,27 @@ class Asker(Protocol):
     def answer(self, lines: bytes, content: bytes) -> None:
         """Send what an ordinary request gets: a 200 with these headers, each a line with its CRLF."""
 
+    @property
+    def takes_streams(self) -> bool:
+        """Whether `stream` may be called."""
+
+    def stream(self, lines: bytes) -> Outlet:
+        """Begin the stream that an ordinary request gets, with these headers. `end_stream` follows.
+
+        Return where its pieces go. The head goes with the first of them, if it is not flushed before.
+        """
+
+    def end_stream(self) -> None:
+        """End what `stream` has begun."""
+
     def respond(self, response: HttpResponseBase) -> None:
         """Send any other response."""
 
     def hand_over(self, rest: Rest) -> None:
-        """Let a task make the response: something has to be waited for."""
+        """Let a task make the response: something has to be waited for.
+
+        The answer may go on without it after that (`GoingOn`), where this `takes_streams`.
+        """
 
 
 class Answering(Protocol):
@@ -41,6 +58,9 @@ class Answering(Protocol):
 
     def begin(self) -> None:
         """Go as far as nothing has to be waited for."""
+
+    def go_on(self) -> None:
+        """The client has read what it got of a stream: there is room for more."""
 
     def close(self) -> None:
         """The client has left. Harmless once the answer has ended."""
@@ -64,7 +84,9 @@ def begun_by(endpoint: Endpoint) -> Callable[[_Operation], _Operation]:
 
 
 class Awaited:
-    """A `Asker` for whom a task waits, as for each stream of HTTP/2."""
+    """A `Asker` for whom a task waits, as for each stream of HTTP/2: tasks write its streams, too."""
+
+    takes_streams = False
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -78,6 +100,12 @@ class Awaited:
 
     def answer(self, lines: bytes, content: bytes) -> None:
         self.respond(BytesResponse(content, headers=fields_of(lines)))
+
+    def stream(self, lines: bytes) -> Outlet:
+        raise NotImplementedError
+
+    def end_stream(self) -> None:
+        raise NotImplementedError
 
     def respond(self, response: HttpResponseBase) -> None:
         self._response = response

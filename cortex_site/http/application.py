@@ -39,7 +39,7 @@ from cortex_site.http.origins import VARY, Origins
 from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
-from cortex_site.http.response import BytesResponse, StreamResponse
+from cortex_site.http.response import BytesResponse, GoingOn, StreamResponse
 
 log = logging.getLogger("cortex.http")
 
@@ -148,7 +148,7 @@ class Application:
         """
         if self._origins is not None:
             self._origins.share(request, response)
-        if isinstance(response, StreamResponse):
+        if isinstance(response, StreamResponse | GoingOn):
             return None
         assert isinstance(response, BytesResponse | HttpResponse)
         if len(response.content) < self._compress_from_bytes:

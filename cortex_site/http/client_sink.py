@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.flow_control import FlowControl
-
+from cortex_site.http.flow import Flow
 from ext.stream import Outlet
 
 
 class ClientSink(Outlet):
     """The `Sink` of one response: HTTP chunks, or bare bytes for a client of HTTP/1.0."""
 
-    def __init__(self, transport: asyncio.Transport, flow: FlowControl, *, chunked: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, flow: Flow, *, chunked: bool) -> None:
         super().__init__(transport.write, flow, chunked)
         self._transport = transport
 
@@ -20,10 +19,6 @@ class ClientSink(Outlet):
     async def __call__(self, chunk: bytes) -> None:
         if not self.put(chunk):
             await self.drain()
-
-    def end(self) -> None:
-        if self.chunked:
-            self._transport.write(b"0\r\n\r\n")
 
     @property
     def is_open(self) -> bool:

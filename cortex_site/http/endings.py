@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from uvicorn.protocols.http.flow_control import FlowControl
+from cortex_site.http.flow import Flow
 
 LINGER_S = 2.0  # a client that is still sending has this long to read its refusal
 
@@ -17,7 +17,7 @@ def linger(transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> Non
     loop.call_later(LINGER_S, transport.close)
 
 
-async def let_read(transport: asyncio.Transport, flow: FlowControl, patience_s: float) -> bool:
+async def let_read(transport: asyncio.Transport, flow: Flow, patience_s: float) -> bool:
     """Return whether the client has read most of its answer: the next would only grow on top of it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(patience_s):

@@ -9,9 +9,9 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import FlowControlError, FrameTooLargeError
 from hyperframe.frame import GoAwayFrame
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
+from cortex_site.http.flow import Flow
 from cortex_site.http.http2_stream import Http2Stream
 from cortex_site.http.response_head import ResponseHeads
 
@@ -22,7 +22,7 @@ class Http2Writer:
     """Sends what a connection has to say, as far as client and socket have room: its streams' `Line`."""
 
     def __init__(self, h2: H2Connection, transport: asyncio.Transport, server: ServerState) -> None:
-        self.flow = FlowControl(transport)
+        self.flow = Flow(transport)
         self.num_frames = 0  # of answers, sent so far
         self._h2 = h2
         self._transport = transport

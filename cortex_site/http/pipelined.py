@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from collections import deque
-
 from cortex_site.http.parsed_request import ParsedRequest
 
 MAX_AHEAD, MAX_AHEAD_BYTES = 16, 1 << 18  # pipelined requests that may wait; with more, reading stops
 
 
-class Pipelined(deque[ParsedRequest]):
+class Pipelined(list[ParsedRequest]):
     """Requests of a connection that wait for the answers to those before them."""
 
     @property

@@ -19,76 +19,40 @@ from typing import Any, cast
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from h2.exceptions import ProtocolError
-from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_remote_addr
-from uvicorn.server import ServerState
 
 from cortex_site.base.certificate import HTTP2
 from cortex_site.http.answering import Answering, Rest
-from cortex_site.http.application import Application
+from cortex_site.http.client_connection import ClientConnection
 from cortex_site.http.client_sink import ClientSink
-from cortex_site.http.deadline import Deadline
-from cortex_site.http.endings import let_read, linger
+from cortex_site.http.endings import linger
+from cortex_site.http.flow import Flow
 from cortex_site.http.http2_connection import PREFACE, Http2Connection, Upgraded
 from cortex_site.http.http2_head import offered_settings
-from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
-from cortex_site.http.pipelined import Pipelined
-from cortex_site.http.probe import probe
+from cortex_site.http.parsed_request import NOTHING_READ, BadRequestError, ParsedRequest
 from cortex_site.http.request import Request
-from cortex_site.http.request_reader import RequestReader
-from cortex_site.http.response import BytesResponse, StreamResponse, fields_of
-from cortex_site.http.response_head import ResponseHeads
-from cortex_site.http.states import BODY, HEAD, WAITING, ReadState
+from cortex_site.http.response import BytesResponse, GoingOn, StreamResponse, fields_of
+from cortex_site.http.states import BODY, HEAD, WAITING
+from ext.stream import Outlet
 
 log = logging.getLogger("cortex.http")
 
 Serving = Callable[[], Coroutine[Any, Any, bool]]
-LAST_CALL_S = 1.0  # after a stop, an idle connection may still bring a request that was on its way
 
 
-class ServerProtocol:
+class ServerProtocol(ClientConnection):
     """One client connection, and the `Asker` of its requests. It answers one at a time; pipelined ones wait.
 
     uvicorn creates it, calls `shutdown`, and watches connections and tasks in the shared `ServerState`. A
     request that is answered without a task is a task to it: the connection itself, which it may `cancel`.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        if not isinstance(config.loaded_app, Application):
-            raise TypeError("ServerProtocol serves an Application")
-        self._application = config.loaded_app
-        self._bounds = config.loaded_app.bounds
-        self._held = config.loaded_app.held
-        self._loop = _loop or asyncio.get_running_loop()
-        self._server = server_state
-        self._patience_s = config.timeout_keep_alive
-        self._deadline = Deadline(self._loop, self._on_due)
-        self._latest = math.inf  # when the head or body under way must be there
-        self._reader = RequestReader(self._bounds.max_body_bytes, self._judge)
-        self._num_held = 0  # bytes of bodies, from this connection
-        self._heads = ResponseHeads(server_state)
-        self._pipelined = Pipelined()
-        self._request: ParsedRequest | None = None  # under way
-        self._answering: Answering | None = None  # it, without a task
-        self._task: asyncio.Task[None] | None = None  # that answers it
-        self._awaited: ParsedRequest | None = None  # under way, and nothing of its answer is sent yet
-        self._has_eof = False  # the client sends no more
-        self._opening: bytes | None = b"" if self._bounds.http2 else None  # as long as it may be its preface
-        self._stopping = False  # the answer under way is the last one
-
     # --- the connection ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes
         self._transport = transport
-        self._flow = FlowControl(transport)
+        self._flow = Flow(transport)
         self._client = get_remote_addr(transport)
         self._reader.peer = self._client[0] if self._client else ""
         self._deadline.set(self._loop.time() + self._patience_s)
@@ -124,42 +88,10 @@ class ServerProtocol:
         if self._request is None:
             self._send_continue()
 
-    def _watch(self, before: ReadState) -> None:
-        """Give what has begun its time: a head from its first byte on, a body from the head's last."""
-        now, state = self._loop.time(), self._reader.state
-        if state is not before:
-            self._latest = now + (self._bounds.body_s if state is BODY else self._bounds.head_s)
-        self._deadline.set(min(now + self._patience_s, self._latest))
-
-    def _hold(self, size: int) -> None:
-        """Count bytes of bodies that this connection holds, or no more if negative."""
-        self._num_held += size
-        self._held.total += size
-
-    def pause_writing(self) -> None:
-        self._flow.pause_writing()
-
     def resume_writing(self) -> None:
         self._flow.resume_writing()
-
-    def shutdown(self) -> None:
-        """The server stops: a request that has begun, or is on its way already, is still answered."""
-        self._stopping = True
-        if self._request is None and self._reader.state is WAITING:
-            self._deadline.set(self._loop.time() + LAST_CALL_S)
-
-    def eof_received(self) -> bool:
-        """Go on for a client that waits for an answer and has no more to send.
-
-        One that has left says the same, so the connection is probed until the answer begins. Later, and in
-        HTTP/1.0 and over TLS, where nothing can be sent that is no part of the answer, it counts as left.
-        """
-        awaited = self._awaited
-        if awaited is None or awaited.version == "1.0" or not self._transport.can_write_eof():
-            return False
-        self._has_eof = True
-        probe(self._transport, lambda: self._awaited is not None)
-        return True
+        if self._answering is not None:
+            self._answering.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
@@ -181,9 +113,6 @@ class ServerProtocol:
             self._refuse(BadRequestError(408, "The request did not come to its end in time."))
         else:
             self._transport.close()
-
-    def _judge(self, parsed: ParsedRequest) -> Exception | None:
-        return self._application.judge(Request(parsed, self._client, self._transport))
 
     def _refuse(self, refusal: Exception) -> None:
         self._hold(-self._reader.body_size)
@@ -228,7 +157,7 @@ class ServerProtocol:
 
     def _accept_next(self) -> None:
         if self._request is None and self._pipelined:
-            self._begin(self._pipelined.popleft())
+            self._begin(self._pipelined.pop(0))
 
     def _begin(self, request: ParsedRequest) -> None:
         self._request = self._awaited = request
@@ -243,10 +172,6 @@ class ServerProtocol:
 
     # --- without a task ---
 
-    @property
-    def is_open(self) -> bool:
-        return not self._transport.is_closing()
-
     def answer(self, lines: bytes, content: bytes) -> None:
         request = self._request
         assert request is not None
@@ -258,6 +183,41 @@ class ServerProtocol:
         keep_alive = request.keep_alive and not self._stopping
         self._awaited = None
         self._transport.write(self._heads.whole(lines, more, content, keep_alive))
+        if self._flow.write_paused:
+            self._start(request, self._let_read)
+        else:
+            self._served(request, False, True)
+
+    @property
+    def takes_streams(self) -> bool:
+        request = self._request
+        assert request is not None
+        is_ordinary = request.version != "1.0" and request.method != "HEAD"
+        return is_ordinary and self._application.finishing(request, 0) is not None
+
+    def stream(self, lines: bytes) -> Outlet:
+        request = self._request
+        assert request is not None
+        more = self._application.finishing(request, 0)
+        assert more is not None
+        head = self._heads.streamed(lines, more, request.keep_alive and not self._stopping)
+        self._awaited = None
+        self._forget(request)
+        self._outlet = outlet = Outlet(self._transport.write, self._flow, True, head)
+        return outlet
+
+    def _forget(self, request: ParsedRequest) -> None:
+        """Keep of a request whose stream may go on for long what its end needs."""
+        self._hold(-len(request.body))
+        self._request = request._replace(headers=NOTHING_READ.headers, body=b"")
+        self._reader.forget_head()
+        self._deadline.cancel()
+
+    def end_stream(self) -> None:
+        request, outlet = self._request, self._outlet
+        assert request is not None and outlet is not None  # noqa: PT018
+        self._over()
+        outlet.end()
         if self._flow.write_paused:
             self._start(request, self._let_read)
         else:
@@ -286,10 +246,24 @@ class ServerProtocol:
         answering, request = self._answering, self._request
         assert answering is not None and request is not None  # noqa: PT018
         self._over()
+        self._handed_over = answering
         # It may be cancelled before it begins, and every answer ends.
         self._start(request, partial(self._answer, request, rest)).add_done_callback(
-            lambda _: answering.close()
+            partial(self._rested, answering)
         )
+
+    def _rested(self, answering: Answering, task: asyncio.Task[None]) -> None:
+        """See to the end of an answer whose task is over, unless it goes on without one."""
+        if self._answering is not answering:
+            answering.close()
+
+    def _go_on(self, response: GoingOn) -> None:
+        """Let the answer go on without its task, which ends."""
+        self._server.tasks.discard(self._task)
+        self._task = None
+        self._answering, self._handed_over = self._handed_over, None
+        self._server.tasks.add(self)  # type: ignore[arg-type]  # see above
+        response.begin()
 
     def cancel(self, msg: object = None) -> None:
         """uvicorn waits no longer, and goes through its tasks: what was begun is answered after that."""
@@ -300,7 +274,7 @@ class ServerProtocol:
             self._answering.stop()
 
     def _over(self) -> None:
-        self._answering = None
+        self._answering = self._outlet = None
         self._server.tasks.discard(self)
 
     # --- with a task ---
@@ -318,13 +292,17 @@ class ServerProtocol:
             failed = not await serving()
         finally:
             self._server.tasks.discard(task)
-            self._served(request, failed)
+            if self._task is task:
+                self._served(request, failed)
 
     def _answer(self, parsed: ParsedRequest, rest: Rest | None = None) -> Coroutine[Any, Any, bool]:
         request = Request(parsed, self._client, self._transport)
         return self._application.answer(request, partial(self._transmit, parsed), rest)
 
     async def _transmit(self, request: ParsedRequest, response: HttpResponseBase) -> None:
+        if isinstance(response, GoingOn):
+            self._go_on(response)
+            return
         if isinstance(response, StreamResponse):
             await self._stream(request, response)
         else:
@@ -338,9 +316,6 @@ class ServerProtocol:
         await compressing
         await self._transmit(request, response)
         return True
-
-    def _let_read(self) -> Coroutine[Any, Any, bool]:
-        return let_read(self._transport, self._flow, self._patience_s)
 
     def _send(self, parsed: ParsedRequest, response: HttpResponseBase) -> None:
         assert isinstance(response, BytesResponse | HttpResponse)
@@ -368,7 +343,7 @@ class ServerProtocol:
 
     def _served(self, parsed: ParsedRequest, failed: bool, soon: bool = False) -> None:
         """Go on to the next request: `soon` where it would be answered within this one, and so on."""
-        self._request = self._task = self._awaited = None
+        self._request = self._task = self._awaited = self._handed_over = None
         self._server.total_requests += 1
         if self._transport.is_closing():
             return
@@ -389,11 +364,6 @@ class ServerProtocol:
                 self._flow.resume_reading()
             self._deadline.set(min(self._loop.time() + self._patience_s, self._latest))
             self._send_continue()
-
-    def _send_continue(self) -> None:
-        """Called between two answers: a `100 Continue` must not get into one."""
-        if self._reader.awaits_continue:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 # For the type checker: uvicorn asks for a class that says that it is a protocol, and a compiled one cannot.

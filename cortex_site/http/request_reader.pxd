@@ -18,6 +18,7 @@ cdef class RequestReader:
 
     @cython.locals(head=Head, body=bytes)
     cpdef object feed(self, bytes data)
+    cpdef forget_head(self)
     cdef bint _knows_host(self, bytes host) except -1
     cdef object _parse(self, bytes data)
     cdef _forget_parser(self)

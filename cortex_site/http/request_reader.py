@@ -76,6 +76,10 @@ class RequestReader:
         self._parts: list[bytes] = []  # of the body
         self._trailer_size = 0  # of what came behind the last piece of the body, framing included
 
+    def forget_head(self) -> None:
+        """Forget what makes the next request quick to read, until that comes."""
+        self._head = None
+
     def feed(self, data: bytes) -> Sequence[ParsedRequest]:
         """Return the requests that `data` completes, and the one that has to be refused for it."""
         if self.state is WAITING:

@@ -55,6 +55,17 @@ def fields_of(lines: bytes) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines.decode("latin-1").split("\r\n")[:-1])
 
 
+class GoingOn(Response):
+    """A response that whoever began the request's answer goes on with, without a task, from `begin` on.
+
+    Only for an `Asker` that `takes_streams`.
+    """
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        super().__init__(200, {})
+        self.begin = begin
+
+
 class StreamResponse(Response):
     """A response that writes itself: `produce` is awaited with the `Sink` that sends its chunks.
 

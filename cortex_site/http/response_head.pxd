@@ -14,4 +14,6 @@ cdef class ResponseHeads:
     cpdef bytes make(self, object response, str framing, bint keep_alive)
     @cython.locals(text=ByteWriter)
     cpdef bytes whole(self, bytes lines, bytes more, bytes content, bint keep_alive)
+    @cython.locals(text=ByteWriter)
+    cpdef bytes streamed(self, bytes lines, bytes more, bint keep_alive)
     cdef bytes _last_lines(self)

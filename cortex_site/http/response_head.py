@@ -47,6 +47,18 @@ class ResponseHeads:
         text.put(self._last_lines())
         return text.written(0, text.size) + content
 
+    def streamed(self, lines: bytes, more: bytes, keep_alive: bool) -> bytes:
+        """Return the head of an ordinary stream: a 200 with these header lines, with a chunked body."""
+        text = _writer
+        text.clear()
+        text.put(b"HTTP/1.1 200 OK\r\n")
+        text.put(lines)
+        text.put(more)
+        text.put(b"" if keep_alive else b"connection: close\r\n")
+        text.put(b"transfer-encoding: chunked\r\n")
+        text.put(self._last_lines())
+        return text.written(0, text.size)
+
     def _last_lines(self) -> bytes:
         if self._defaults is not self._state.default_headers:  # uvicorn makes them anew once a second
             self._defaults = self._state.default_headers

@@ -1,4 +1,4 @@
-"""What an exchange waits for in a coroutine: a limiter that asks Redis, a load, another replica, a stream.
+"""What an exchange waits for in a coroutine: a limiter that asks Redis, a load, another replica.
 
 A detour begins at the step that its exchange has come to, awaits what is missing there, and goes on with the
 exchange's own steps.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from django.http.response import HttpResponseBase
@@ -16,11 +17,10 @@ from django.http.response import HttpResponseBase
 from cortex_site.http.answering import Asker, Awaited, Endpoint
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from cortex_site.http.response import BytesResponse, Sink, StreamResponse, fields_of
+from cortex_site.http.response import BytesResponse, GoingOn, Sink, StreamResponse, fields_of
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
-from fleet.gateway.exchange import BUG, STOPPING, Exchange
-from fleet.gateway.http.errors import UpstreamError
+from fleet.gateway.exchange import STOPPING, Exchange
 from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.relay import Relay
 from fleet.translation import failure_alone
@@ -124,17 +124,16 @@ class _Detour:
 
     async def _read(self, response: UpstreamResponse) -> bytes:
         self._exchange.held = response
-        try:
-            body = await response.read(self._plane.config.gateway.max_body_bytes)
-        except UpstreamError as error:
-            raise self._exchange.lost(error) from error
+        body = await response.read(self._plane.config.gateway.max_body_bytes)
         self._exchange.note_answer(body)
         return body
 
     # --- streams ---
 
-    def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> StreamResponse:
+    def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
         self._exchange.held = response
+        if self._exchange.client.takes_streams:
+            return GoingOn(partial(self._exchange.stream, response.connection, answer))
         return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
 
     async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
@@ -157,8 +156,7 @@ class _Detour:
             if error is not None:
                 await sink(answer.fail(error))
 
-        headers = fields_of(self._exchange.lines(answer.stream_type.encode()))
-        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers = fields_of(self._exchange.stream_lines(answer))
         return StreamResponse(produce, headers=headers, on_close=self._exchange.close)
 
     async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
@@ -166,20 +164,17 @@ class _Detour:
         exchange = self._exchange
         try:
             await relaying
-        except ApiError as error:
-            exchange.finish("error", 200, error.code)
-            return error
         except asyncio.CancelledError:
-            if sink.is_open:  # the client is there: this worker stops
-                exchange.finish("error", 200, STOPPING.code)
-                return STOPPING
-            exchange.close()
-            raise
-        except Exception:
-            log.exception("stream failed", extra={"request_id": exchange.request_id})
-            exchange.finish("error", 200, BUG.code)
-            return BUG
-        return None
+            if not sink.is_open:
+                exchange.close()
+                raise
+            error = STOPPING  # the client is there: this worker stops
+        except Exception as failure:  # noqa: BLE001 - see above
+            error = exchange.as_error(failure)
+        else:
+            return None
+        exchange.finish("error", 200, error.code)
+        return error
 
     async def _wait_and_relay(
         self, pending: _Pending, call: Call, answer: AnswerRewriter, sink: Sink
@@ -193,13 +188,11 @@ class _Detour:
     async def _relay(
         self, response: UpstreamResponse, call: Call, answer: AnswerRewriter, sink: Sink
     ) -> None:
-        exchange, relay = self._exchange, Relay(answer, sink, hide_usage=call.hide_usage)
+        exchange, relay = self._exchange, Relay(answer, sink.put, call.hide_usage)
         try:
-            await relay.run(response)
-        except UpstreamError as error:
-            raise exchange.lost(error) from error
+            await relay.run(response, sink)
         finally:
-            exchange.draft.note_stream(relay.passed)
+            exchange.draft.note_stream(relay.close())
         if relay.failed:
             exchange.finish("error", 200, "node_error_event")
         else:

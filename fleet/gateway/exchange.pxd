@@ -5,12 +5,14 @@ cimport cython
 from cortex_site.http.answer_reader cimport AnswerReader
 from ext.ledger cimport Entry
 from ext.prefetch cimport Grant, Prefetch
+from ext.stream cimport Outlet
 from fleet.gateway.answer_head cimport answer_lines
 from fleet.gateway.dispatch cimport Dispatch
 from fleet.gateway.http.connection cimport Connection
 from fleet.gateway.http.pool cimport Begun
 from fleet.gateway.limits.keys cimport KeyRing
 from fleet.gateway.record.draft cimport RecordDraft
+from fleet.gateway.relay cimport Relay
 
 
 cdef class Exchange:
@@ -25,6 +27,8 @@ cdef class Exchange:
     cdef public object call, held, asked
     cdef object _request, _detour, _offer
     cdef Begun _begun
+    cdef Relay _relay
+    cdef Outlet _outlet
     cdef bint _finished
 
     cpdef begin(self)
@@ -34,6 +38,14 @@ cdef class Exchange:
     cpdef on_news(self)
     @cython.locals(body=bytes, content=bytes)
     cdef _answer(self, Begun begun)
+    @cython.locals(relay=Relay)
+    cpdef stream(self, Connection connection, object answer)
+    cdef _forget(self)
+    cpdef go_on(self)
+    @cython.locals(relay=Relay, last=bytes)
+    cpdef on_stream_end(self)
+    cdef _break_off(self, Relay relay, object error)
+    cdef _end_stream(self, bytes last, str outcome, str error_code=*)
     cpdef close(self)
     @cython.locals(keys=KeyRing)
     cdef bint _decode(self) except -1
@@ -55,5 +67,6 @@ cdef class Exchange:
     cpdef as_error(self, object error)
     @cython.locals(entry=Entry, lines=bytes)
     cpdef bytes lines(self, bytes content_type)
-    @cython.locals(draft=RecordDraft, grant=Grant)
+    cpdef bytes stream_lines(self, object answer)
+    @cython.locals(draft=RecordDraft, grant=Grant, relay=Relay)
     cpdef finish(self, str outcome, int status, str error_code=*)

@@ -5,8 +5,8 @@ Every exchange ends exactly once, in `finish`: answered, refused, failed, or aba
 the first byte an error has its HTTP status and the dialect's envelope; after it, the error is an event of the
 dialect's stream, and the stream ends there.
 
-An ordinary request is answered by callbacks alone. One that has to wait goes on as a detour, a coroutine
-(`fleet.gateway.detour`), from the step that it has come to.
+An ordinary request is answered by callbacks alone, streams too. One that has to wait goes on as a detour, a
+coroutine (`fleet.gateway.detour`), from the step that it has come to.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from django.http.response import HttpResponseBase
 from cortex_site.http.answering import Asker
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import BYTE_ORDER_MARK, Request
-from cortex_site.http.response import BytesResponse, fields_of
+from cortex_site.http.response import BytesResponse, fields_of, lines_of
 from cortex_site.http.states import END, HEAD, WAITING
 from ext.prefetch import Grant
+from ext.stream import Outlet
 from fleet.gateway.answer_head import answer_lines
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
 from fleet.gateway.dialects.chat_body import with_model, with_model_alone
 from fleet.gateway.dialects.model_list import require_capability
 from fleet.gateway.dispatch import EVENTS, JSON, Dispatch, NodeRequest
+from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.pool import Begun
 from fleet.gateway.limits.asked import Asked
@@ -41,6 +43,7 @@ from fleet.gateway.limits.estimate import asked_of, estimate
 from fleet.gateway.limits.keys import check_model
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import RecordDraft
+from fleet.gateway.relay import Relay
 from fleet.records import Outcome
 from fleet.snapshot import KeyView, ModelOffer
 from fleet.translation import failure_alone
@@ -49,7 +52,7 @@ from neuron.wire import ApiError
 log = logging.getLogger("cortex.request")
 
 CLIENT_LEFT = 499  # nginx's status for a client that went away
-PATIENCE_S = 5.0  # how long a streaming client waits for a head, and then between comments
+STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -87,7 +90,7 @@ class Exchange:
         detour: Detour,
     ) -> None:
         self.plane = plane
-        self._request = request
+        self._request: ParsedRequest | Request | None = request
         self.body = request.body.removeprefix(BYTE_ORDER_MARK)
         self.dialect = dialect
         self.client = client
@@ -104,6 +107,8 @@ class Exchange:
         self.dispatch: Dispatch | None = None
         self.held: _Closable | None = None  # at a node: what was begun, a pending request, or its response
         self._begun: Begun | None = None  # at a node, as long as no task waits for its answer
+        self._relay: Relay | None = None  # of a stream that runs without a task
+        self._outlet: Outlet | None = None  # where it goes
         self._finished = False
 
     # --- by callbacks ---
@@ -132,7 +137,7 @@ class Exchange:
         self.client.hand_over(partial(self._detour, self))
 
     def on_news(self) -> None:
-        """Respond, once the whole answer is there; a task takes over from any other state but "not yet"."""
+        """Respond, once the whole answer is there, or a stream's head; else a task takes over."""
         begun, dispatch, call = self._begun, self.dispatch, self.call
         if begun is None or dispatch is None or call is None:
             return
@@ -141,9 +146,14 @@ class Exchange:
         if not connection.failed():
             if state is WAITING or state is HEAD:
                 return
-            if state is END and not call.stream and dispatch.accept(begun):
+            is_ready = self.client.takes_streams if call.stream else state is END
+            if is_ready and dispatch.accept(begun):
                 self._begun = None
-                self._answer(begun)
+                if call.stream:
+                    begun.forget()
+                    self.stream(begun.connection, self.rewriter())
+                else:
+                    self._answer(begun)
                 return
         self._begun = None
         connection.listen(None)
@@ -166,6 +176,57 @@ class Exchange:
             self.finish("ok", 200)
             self.client.answer(lines, content)
 
+    # --- a stream, by callbacks ---
+
+    def stream(self, connection: Connection, answer: AnswerRewriter) -> None:
+        """Pass a stream on, whose head is there."""
+        call = self.call
+        assert call is not None
+        self._outlet = outlet = self.client.stream(self.stream_lines(answer))
+        self._relay = relay = Relay(answer, outlet.put, call.hide_usage, self)
+        self.plane.open_streams += 1
+        self._forget()
+        relay.begin(connection)
+        outlet.flush()
+
+    def _forget(self) -> None:
+        """Keep only what the end of a stream needs: it may go on for long."""
+        self._request = self.call = self.dispatch = self._offer = None
+        self.body = b""
+
+    def go_on(self) -> None:
+        if self._relay is not None:
+            self._relay.go_on()
+
+    def on_stream_end(self) -> None:
+        """Complete the client's stream; its last event may be why the node's is not whole."""
+        relay = self._relay
+        assert relay is not None
+        if not self.client.is_open:
+            self.close()
+            return
+        try:
+            last = relay.rest()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._break_off(relay, self.as_error(error))
+            return
+        if relay.failed:
+            self._end_stream(last, "error", "node_error_event")
+        else:
+            self._end_stream(last, "ok")
+
+    def _break_off(self, relay: Relay, error: ApiError) -> None:
+        """End a stream with an error as its last event."""
+        self._end_stream(relay.answer.fail(error), "error", error.code)
+
+    def _end_stream(self, last: bytes, outcome: Outcome, error_code: str = "") -> None:
+        assert self._outlet is not None
+        self._outlet.put(last)
+        self.finish(outcome, 200, error_code)
+        self.client.end_stream()
+
+    # --- however far it is ---
+
     def close(self) -> None:
         """End the exchange if nothing else has: its client left."""
         if self.dispatch is not None:
@@ -174,15 +235,18 @@ class Exchange:
 
     def stop(self) -> None:
         """End the exchange: this worker stops, and the client is there."""
-        if not self._finished:
+        if self._relay is not None:
+            self._break_off(self._relay, STOPPING)
+        elif not self._finished:
             self.client.respond(self.refuse(STOPPING))
 
     # --- steps that need not wait, each unless it is done; False where one has to ---
 
     def _decode(self) -> bool:
-        plane = self.plane
+        plane, request = self.plane, self._request
+        assert request is not None
         keys = plane.keys
-        self.key = key = keys.authorize(self._request, plane.fleet.snapshot.configuration)
+        self.key = key = keys.authorize(request, plane.fleet.snapshot.configuration)
         if key is not None:
             self.entry.key = key.name
         call = self.dialect.decode_now(self.body, key)
@@ -246,20 +310,19 @@ class Exchange:
         return True
 
     def make_dispatch(self) -> Dispatch:
-        call, key, entry = self.call, self.key, self.entry
-        assert call is not None
+        call, key, entry, request = self.call, self.key, self.entry, self._request
+        assert call is not None and request is not None  # noqa: PT018
         model = entry.model
         lines = b"content-type: application/json\r\nx-request-id: " + self.request_id.encode() + b"\r\n"
         if self.plane.traces is not None:
-            traced = self.plane.traces.begin(self.request_id, self._request.header(b"traceparent"))
-            lines += "".join([f"{name}: {value}\r\n" for name, value in traced.items()]).encode()
+            lines += lines_of(self.plane.traces.begin(self.request_id, request.header(b"traceparent")))
         caller = key.caller_lines if key is not None else b""
         body = call.body if model == call.model else with_model(call.body, model)
         if key is not None and key.models:
             body = with_model_alone(body, model)
         answer_type = EVENTS if call.stream else JSON
-        request = NodeRequest(model, call.node_path, lines, caller, body, answer_type)
-        return Dispatch(self.plane, request, entry)
+        asked = NodeRequest(model, call.node_path, lines, caller, body, answer_type)
+        return Dispatch(self.plane, asked, entry)
 
     def rewriter(self) -> AnswerRewriter:
         assert self.call is not None
@@ -268,11 +331,8 @@ class Exchange:
     # --- ends ---
 
     def note_answer(self, body: bytes) -> None:
-        """Read a whole answer. Raises `ApiError` when it is none."""
-        try:
-            self.draft.note_answer(body)
-        except UpstreamError as error:
-            raise self.lost(error) from error
+        """Read a whole answer. Raises `UpstreamError` when it is none."""
+        self.draft.note_answer(body)
 
     def respond(self, content: bytes) -> BytesResponse:
         """The response of an exchange that went well."""
@@ -295,6 +355,8 @@ class Exchange:
         """What the client is told of an exception."""
         if isinstance(error, ApiError):
             return error
+        if isinstance(error, UpstreamError):
+            return self.lost(error)
         log.error("request failed", exc_info=error, extra={"request_id": self.request_id})
         return BUG
 
@@ -305,14 +367,22 @@ class Exchange:
         lines = answer_lines(content_type, entry, wait_s, () if call is None else call.ignored)
         return lines if grant is None else lines + self.dialect.limit_lines(grant.key.limits, grant)
 
+    def stream_lines(self, answer: AnswerRewriter) -> bytes:
+        """The header lines of a stream."""
+        return self.lines(answer.stream_type.encode()) + STREAM_LINES
+
     def finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
         """End the exchange: the first call decides how. What it holds is given up here and nowhere else."""
         if self._finished:
             return
         self._finished = True
+        draft, grant, relay = self.draft, self.grant, self._relay
+        if relay is not None:
+            self._relay = None
+            self.plane.open_streams -= 1
+            draft.note_stream(relay.close())
         if self.held is not None:
             self.held.close()
-        draft, grant = self.draft, self.grant
         if self.asked is not None:
             self.plane.limiter.give_up(self.asked)
         if grant is not None:

@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """One stream from a node to a client, piece by piece, without a task that wakes for each.
 
 The node's socket hands a piece to `ext.stream`, which scans it, lets the dialect rewrite it and writes it to
@@ -8,6 +9,8 @@ transports' high-water marks.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -15,6 +18,7 @@ from cortex_site.http.response import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway.dialects.base import AnswerRewriter
+from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
 from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record import metrics
@@ -22,19 +26,34 @@ from fleet.gateway.record.draft import Passed
 from fleet.gateway.record.metrics import Gaps
 
 
-class Relay:
-    """`run` moves one stream; `passed` is what it saw of it."""
+class Owner(Protocol):
+    """Whose stream it is."""
 
-    def __init__(self, answer: AnswerRewriter, sink: Sink, *, hide_usage: bool) -> None:
-        self._answer = answer
-        self._sink = sink
+    def on_stream_end(self) -> None:
+        """Hear, once, that nothing more will pass: `Relay.rest` says why."""
+
+
+class Relay:
+    """`begin` moves one stream by callbacks, `run` in a task; `close` tells what was seen of it."""
+
+    def __init__(
+        self,
+        answer: AnswerRewriter,
+        put: Callable[[bytes], bool],
+        hide_usage: bool,
+        owner: Owner | None = None,
+    ) -> None:
+        self.answer = answer
+        self._owner = owner
         self._scanner = SSEScanner(hide_usage)
         rewrite = None if answer.is_verbatim else answer.feed
-        self._tap = Tap(self._scanner, rewrite, sink.put, time.monotonic, metrics.GAP.bounds)
+        self._tap = Tap(self._scanner, rewrite, put, time.monotonic, metrics.GAP.bounds)
+        self._connection: Connection | None = None
 
-    @property
-    def passed(self) -> Passed:
+    def close(self) -> Passed:
+        """Return what passed of the stream, which is over."""
         scanner, tap = self._scanner, self._tap
+        scanner.close()
         gaps = Gaps(tap.gaps, tap.last - (tap.first or tap.last))
         return Passed(scanner.events, tap.first_token, scanner.finish, scanner.usage, gaps)
 
@@ -48,21 +67,51 @@ class Relay:
         """Whether the client has the stream's end: what follows on the node's connection does not matter."""
         return self._scanner.done or self.failed
 
-    async def run(self, response: UpstreamResponse) -> None:
-        """Move the stream to its end. Raises `UpstreamError` when the node's stream is not whole."""
-        try:
-            await response.pour(self._tap.take, self._sink.drain)
-        except UpstreamError:
-            if not self._ended:
-                raise
-        finally:
-            rest = self._scanner.close()
+    # --- by callbacks ---
+
+    def begin(self, connection: Connection) -> None:
+        """Move the stream from now on; its owner ends it with `rest`."""
+        self._connection = connection
+        connection.pour_into(self._tap.take, self)
+
+    def on_news(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.is_poured() and self._owner is not None:
+            owner, self._owner = self._owner, None
+            owner.on_stream_end()
+
+    def go_on(self) -> None:
+        """The client has room."""
+        if self._connection is not None:
+            self._connection.go_on()
+
+    def rest(self) -> bytes:
+        """Return what completes the client's stream. Raises why it cannot be completed."""
+        assert self._connection is not None
+        return self._rest(self._connection.error)
+
+    def _rest(self, error: Exception | None) -> bytes:
+        is_whole = error is None or (self._ended and isinstance(error, UpstreamError))
+        rest = self._scanner.close()
+        if error is not None and not is_whole:
+            raise error
         if not self._ended:
             if not self._scanner.finish:
                 raise UpstreamError("closed", "the node ended the stream without [DONE]")
             rest += b"data: [DONE]\n\n"  # some servers send none: the answer was whole, and so was the body
-        if rest := self._answer.feed(rest) + self._answer.close():
-            await self._sink(rest)
+        return self.answer.feed(rest) + self.answer.close()
+
+    # --- in a task ---
+
+    async def run(self, response: UpstreamResponse, sink: Sink) -> None:
+        """Move the stream to its end. Raises `UpstreamError` when the node's stream is not whole."""
+        failure = None
+        try:
+            await response.pour(self._tap.take, sink.drain)
+        except UpstreamError as error:
+            failure = error
+        if rest := self._rest(failure):
+            await sink(rest)
 
 
 def _is_json(data: bytes) -> bool:

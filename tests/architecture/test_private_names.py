@@ -34,16 +34,15 @@ LIBRARIES = [
         "uvicorn",
         "0.54",
         {
-            "cortex_site/http/protocol.py": {
+            "cortex_site/http/client_connection.py": {
                 "uvicorn.config.Config.load": "92b7159dce10",  # `loaded_app` is the application itself
+            },
+            "cortex_site/http/protocol.py": {
                 "uvicorn.server.Server.startup": "2aa1d70a244b",  # what a protocol is made with
                 "uvicorn.server.Server.shutdown": "9b33c5056299",  # calls `shutdown` of every connection
                 "uvicorn.server.Server._wait_tasks_to_complete": "17209be1e991",
                 "uvicorn.server.ServerState": "f2260fbf1015",
                 "uvicorn.protocols.utils.get_remote_addr": "5cb127377672",
-            },
-            "cortex_site/http/client_sink.py": {
-                "uvicorn.protocols.http.flow_control.FlowControl": "126debcdaa89",
             },
             "cortex_site/http/response_head.py": {
                 "uvicorn.server.Server.on_tick": "60ea49b06ccf",  # makes a new list of default headers

@@ -46,6 +46,13 @@ class NodeSocket(FakeTransport):
     """The node's end: answers what it is asked in pieces, when it is told to."""
 
     rest = b""
+    is_paused = False
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
     def receive(self, answer: bytes, size: int) -> None:
         if self.written and not self.is_closing():
@@ -56,13 +63,25 @@ class NodeSocket(FakeTransport):
             self.get_protocol().data_received(data[:size])
 
 
+class ClientSocket(FakeTransport):
+    """The client's end: tells each write from the others."""
+
+    def __init__(self, protocol: ServerProtocol) -> None:
+        super().__init__(protocol)
+        self.pieces: list[bytes] = []
+
+    def write(self, data) -> None:
+        super().write(data)
+        self.pieces.append(bytes(data))
+
+
 class World:
     """One client connection, a gateway and a node, without sockets."""
 
     def __init__(self, plane: DataPlane, protocol: ServerProtocol, state: ServerState) -> None:
         self.plane, self.state = plane, state
         self.protocol = protocol
-        self.client = FakeTransport(protocol)
+        self.client = ClientSocket(protocol)
         protocol.connection_made(self.client)
         self.sockets: list[NodeSocket] = []
         self.number = 0
@@ -142,7 +161,7 @@ async def world(monkeypatch, *, held: bool):
 EVENTS = st.one_of(
     st.tuples(st.just("ask"), st.booleans()),
     st.tuples(st.just("answer"), st.sampled_from(sorted(ANSWERS)), st.integers(1, 400)),
-    st.tuples(st.sampled_from(["leave", "lose", "stop", "turn", "settle", "silence"])),
+    st.tuples(st.sampled_from(["leave", "lose", "stop", "turn", "settle", "silence", "full", "room"])),
 )
 
 
@@ -158,6 +177,10 @@ async def happen(here: World, event: tuple) -> None:
             here.lose_nodes()
         case ("stop",):
             here.protocol.cancel()
+        case ("full",):
+            here.client.get_protocol().pause_writing()
+        case ("room",):
+            here.client.get_protocol().resume_writing()
         case ("silence",):
             await asyncio.sleep(0.003)
         case ("turn",):
@@ -199,6 +222,9 @@ WARM = [("ask", False), ("settle",), ("answer", "whole", 400), ("settle",)]  # l
 @example([("ask", False), ("answer", "whole", 20), ("leave",)], True, PATIENT)
 @example([("ask", True), ("answer", "stream", 90), ("settle",), ("leave",)], True, PATIENT)
 @example([("ask", False), ("stop",), ("settle",)], True, PATIENT)
+@example([("ask", True), ("answer", "stream", 90), ("stop",), ("settle",)], True, PATIENT)
+@example([("ask", True), ("answer", "stream", 90), ("full",), ("lose",), ("room",)], True, PATIENT)
+@example([("ask", True), ("full",), ("answer", "stream", 400), ("settle",), ("room",)], True, PATIENT)
 @example([("ask", False), ("lose",), ("settle",), ("answer", "whole", 400)], True, PATIENT)
 @example(
     [("ask", False), ("ask", False), ("ask", True), ("answer", "whole", 400), ("settle",)], True, PATIENT
@@ -219,6 +245,85 @@ async def test_the_ordinary_request_makes_no_task(monkeypatch):
         assert asyncio.all_tasks() == before
         assert here.client.written.count(b"HTTP/1.1 200 OK") == 2
         assert not here.state.tasks
+
+
+@asynccontextmanager
+async def streaming(monkeypatch, size: int):
+    """A world with a stream of which so many bytes have come, the tasks that were there before it."""
+    async with world(monkeypatch, held=True) as here:
+        for event in WARM:
+            await happen(here, event)
+        before = asyncio.all_tasks()
+        here.client.pieces.clear()
+        here.ask(stream=True)
+        here.answer("stream", size)
+        yield here, before
+
+
+HEAD_SIZE = STREAM.index(b"\r\n\r\n") + 4
+
+
+async def test_a_stream_makes_no_task(monkeypatch):
+    async with streaming(monkeypatch, 110) as (here, before):
+        assert here.plane.open_streams == 1
+        assert asyncio.all_tasks() == before
+        here.answer("stream", 400)
+        assert here.plane.open_streams == 0
+        assert asyncio.all_tasks() == before
+        assert not here.state.tasks
+        answer = b"".join(here.client.pieces)
+        assert EVENT in answer
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_a_stream_keeps_no_task_that_had_to_connect_for_it(monkeypatch):
+    async with world(monkeypatch, held=True) as here:
+        before = asyncio.all_tasks()
+        here.ask(stream=True)
+        await here.settle()
+        here.answer("stream", 110)
+        await here.settle()
+        assert here.plane.open_streams == 1
+        assert asyncio.all_tasks() == before
+        here.answer("stream", 400)
+        assert bytes(here.client.written).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        here.ask(stream=False)
+        here.answer("whole", 400)
+        assert here.client.written.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_the_head_of_a_stream_and_its_first_piece_are_one_write(monkeypatch):
+    async with streaming(monkeypatch, len(STREAM) - 20) as (here, _):
+        [piece] = here.client.pieces
+        assert piece.startswith(b"HTTP/1.1 200 OK")
+        assert EVENT in piece
+
+
+async def test_the_head_of_a_stream_does_not_wait_for_its_first_piece(monkeypatch):
+    async with streaming(monkeypatch, HEAD_SIZE) as (here, _):
+        [piece] = here.client.pieces
+        assert piece.startswith(b"HTTP/1.1 200 OK")
+        assert piece.endswith(b"\r\n\r\n")
+
+
+async def test_a_client_that_is_slow_pauses_the_node_until_it_has_room(monkeypatch):
+    async with streaming(monkeypatch, HEAD_SIZE) as (here, _):
+        [node] = here.sockets
+        await happen(here, ("full",))
+        here.answer("stream", 110)
+        assert node.is_paused
+        await happen(here, ("room",))
+        assert not node.is_paused
+        here.answer("stream", 400)
+        assert bytes(here.client.written).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_a_stream_within_which_the_worker_stops_says_so(monkeypatch):
+    async with streaming(monkeypatch, 110) as (here, _):
+        here.protocol.cancel()
+        await here.settle()
+        assert b"gateway_stopping" in here.client.written
+        assert bytes(here.client.written).endswith(b"0\r\n\r\n")
 
 
 def test_every_operation_of_an_exchange_is_begun_without_a_task():

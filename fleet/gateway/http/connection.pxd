@@ -20,6 +20,9 @@ cdef class Connection:
     cpdef send(self, bytes request, bytes body)
     cpdef listen(self, object listener)
     cpdef bint failed(self)
+    cpdef pour_into(self, object take, object listener)
+    cpdef go_on(self)
+    cpdef bint is_poured(self) except -1
     cdef _pass_on(self, object take)
     cdef _pass_on_at_once(self, object take)
     cdef _open_inlet(self, object take)

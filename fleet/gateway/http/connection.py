@@ -28,7 +28,7 @@ LARGE_BYTES = 1 << 16  # a request's body of this size is not copied to be sent 
 class Connection:
     """One connection, for one exchange at a time: `send`, `head`, then `has_body` and `body.take`, or `pour`.
 
-    Who does not wait in a task is told to look at it: `listen`.
+    Who does not wait in a task is told to look at it: `listen`, then `pour_into`.
     """
 
     def __init__(self, bounds: PoolBounds) -> None:
@@ -111,10 +111,44 @@ class Connection:
 
     def listen(self, listener: Listener | None) -> None:
         """Tell `listener` of what comes of the answer, or of its failure; nobody any more for None."""
+        self._take = None
+        self._close_inlet()
         self._waiter.listen(listener, self._head_until)
 
     def failed(self) -> bool:
         return self._waiter.error is not None
+
+    @property
+    def error(self) -> Exception | None:
+        """Why it failed."""
+        return self._waiter.error
+
+    # --- the body of an answer, by callbacks ---
+
+    def pour_into(self, take: Callable[[bytes], bool], listener: Listener) -> None:
+        """Pass the body to `take` as it comes. `listener` looks with `is_poured` whether that was all.
+
+        If `take` returns False, the socket is paused until `go_on`.
+        """
+        self._take = take
+        self._waiter.listen(listener, self._loop.time() + self._bounds.idle_s)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Let the taker have what comes: it has room."""
+        self.body.resume()
+        if self._take is not None and self.answer.state is BODY:
+            self._open_inlet(self._take)
+        self._waiter.notify()
+
+    def is_poured(self) -> bool:
+        """Pass on what has come. Return whether nothing more will: the body is whole, or `error` says why."""
+        if self._take is not None:
+            self._pass_on_at_once(self._take)
+        is_over = self._waiter.error is not None or (self.answer.state is END and not self.body.size)
+        return is_over and not self.body.is_paused
+
+    # --- and for a task ---
 
     async def has_body(self) -> bool:
         """Wait for more of the body. Return False at its end. Raises `UpstreamError`."""

@@ -15,6 +15,7 @@ cdef class Begun:
     cdef bint _is_over
 
     cpdef close(self)
+    cpdef forget(self)
 
 
 cdef class Pool:

@@ -43,8 +43,11 @@ class Begun:
         """Return the connection to the pool, or cut it if the answer was not read to its end."""
         if not self._is_over:
             self._is_over = True
-            self.connection.listen(None)
             self._pool.release(self.connection)
+
+    def forget(self) -> None:
+        """Keep no longer what was sent: it will not be sent again."""
+        self.head = self.body = b""
 
     async def answer(self) -> UpstreamResponse:
         """Wait for the head of the answer. Raises `UpstreamError`."""
@@ -205,6 +208,7 @@ class Pool:
         return self._answer(begun.head, begun.body, 0.0, begun.connection)
 
     def release(self, connection: Connection) -> None:
+        connection.listen(None)
         self._busy.discard(connection)
         self._free()
         if self._closed or not connection.may_be_kept():

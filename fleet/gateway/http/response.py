@@ -25,19 +25,19 @@ class UpstreamResponse:
         return default if value is None else str(value, "latin-1")
 
     @property
-    def _open(self) -> Connection:
+    def connection(self) -> Connection:
         assert self._connection is not None
         return self._connection
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises `UpstreamError`."""
-        connection = self._open
+        connection = self.connection
         while await connection.has_body():
             yield connection.body.take()
 
     async def read(self, max_bytes: int) -> bytes:
         """Return the whole body. Raises `UpstreamError`, also when it is longer than `max_bytes`."""
-        connection, parts, size = self._open, [], 0
+        connection, parts, size = self.connection, [], 0
         arrived = connection.body
         while arrived.size or await connection.has_body():
             size += arrived.size
@@ -50,7 +50,7 @@ class UpstreamResponse:
         self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]
     ) -> Coroutine[Any, Any, None]:
         """Pass the whole body to `take`; see `Connection.pour`."""
-        return self._open.pour(take, drain)
+        return self.connection.pour(take, drain)
 
     def close(self) -> None:
         """Return the connection to the pool, or cut it if the body was not read to its end."""

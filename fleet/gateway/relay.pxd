@@ -1,0 +1,27 @@
+# C types for relay.py when it is compiled.
+
+cimport cython
+
+from ext.sse cimport SSEScanner
+from fleet.gateway.http.connection cimport Connection
+
+
+cdef class Relay:
+    cdef readonly object answer
+    cdef object _owner
+    cdef SSEScanner _scanner
+    cdef object _tap
+    cdef Connection _connection
+
+    @cython.locals(scanner=SSEScanner)
+    cpdef close(self)
+    cpdef begin(self, Connection connection)
+    @cython.locals(connection=Connection)
+    cpdef on_news(self)
+    cpdef go_on(self)
+    cpdef bytes rest(self)
+    @cython.locals(is_whole=bint, rest=bytes)
+    cdef bytes _rest(self, object error)
+
+
+cdef bint _is_json(bytes data) except -1
