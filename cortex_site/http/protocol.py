@@ -182,7 +182,8 @@ class ServerProtocol(ClientConnection):
         self._over()
         keep_alive = request.keep_alive and not self._stopping
         self._awaited = None
-        self._transport.write(self._heads.whole(lines, more, content, keep_alive))
+        if self.is_open:
+            self._transport.write(self._heads.whole(lines, more, content, keep_alive))
         if self._flow.write_paused:
             self._start(request, self._let_read)
         else:
@@ -193,7 +194,7 @@ class ServerProtocol(ClientConnection):
         request = self._request
         assert request is not None
         is_ordinary = request.version != "1.0" and request.method != "HEAD"
-        return is_ordinary and self._application.finishing(request, 0) is not None
+        return is_ordinary and self.is_open and self._application.finishing(request, 0) is not None
 
     def stream(self, lines: bytes) -> Outlet:
         request = self._request

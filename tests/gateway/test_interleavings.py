@@ -221,6 +221,8 @@ WARM = [("ask", False), ("settle",), ("answer", "whole", 400), ("settle",)]  # l
 @example([("ask", False), ("silence",), ("silence",), ("settle",)], True, IMPATIENT)
 @example([("ask", False), ("answer", "whole", 20), ("leave",)], True, PATIENT)
 @example([("ask", True), ("answer", "stream", 90), ("settle",), ("leave",)], True, PATIENT)
+@example([("ask", False), ("leave",), ("answer", "whole", 400)], True, PATIENT)
+@example([("ask", True), ("leave",), ("answer", "stream", 110)], True, PATIENT)
 @example([("ask", False), ("stop",), ("settle",)], True, PATIENT)
 @example([("ask", True), ("answer", "stream", 90), ("stop",), ("settle",)], True, PATIENT)
 @example([("ask", True), ("answer", "stream", 90), ("full",), ("lose",), ("room",)], True, PATIENT)
