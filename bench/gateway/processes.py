@@ -16,6 +16,7 @@ import psutil
 
 from bench.gateway.mock import ANSWER_TEXT, MODEL
 from bench.processes import wait_for
+from neuron.prctl import die_with_parent
 
 STOP_S = 10.0
 
@@ -39,6 +40,7 @@ def launch(
             env=dict(env),
             pass_fds=tuple(fds),
             start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no other thread runs here
         )
     stack.callback(end, process)
     return process
