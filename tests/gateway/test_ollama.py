@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import httpx
 import ollama
@@ -39,14 +40,29 @@ async def answer_embeddings(request, writer):
     writer.write(head(content_length=len(body)) + body)
 
 
+def slow(node, answer):
+    """Have the node take some time; returns a list that each answer's nanoseconds are added to."""
+    took = []
+
+    async def wait(request, writer):
+        came = time.time()
+        await asyncio.sleep(0.02)
+        took.append((time.time() - came) * 1e9)
+        await answer(request, writer)
+
+    node.answer = wait
+    return took
+
+
 # --- the package ---
 
 
 async def test_chat(house, client):
+    took = slow(house.node, house.node.answer)
     answer = await client.chat(MODEL, [USER], options={"num_predict": 9, "temperature": 0})
     assert (answer.message.content, answer.done, answer.done_reason) == (TEXT, True, "stop")
     assert (answer.prompt_eval_count, answer.eval_count) == (7, 3)
-    assert answer.eval_duration > 0
+    assert answer.eval_duration >= took[0]
     body = house.node.requests[-1].json
     assert (body["max_tokens"], body["temperature"], body["stream"]) == (9, 0, False)
     record = await house.record()
@@ -54,11 +70,13 @@ async def test_chat(house, client):
 
 
 async def test_chat_streams(house, client):
+    took = slow(house.node, house.node.answer)
     parts = [part async for part in await client.chat(MODEL, [USER], stream=True)]
     assert "".join(part.message.content for part in parts) == TEXT
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert (parts[-1].prompt_eval_count, parts[-1].eval_count) == (7, 3)
-    assert parts[-1].prompt_eval_duration > 0
+    assert 0 < parts[-1].prompt_eval_duration < parts[-1].total_duration
+    assert parts[-1].total_duration >= took[0]
     assert (await house.record()).completion_tokens == USAGE["completion_tokens"]
 
 
@@ -105,13 +123,14 @@ async def test_generate(house, client, stream):
 
 
 async def test_embed(house, client):
-    house.node.answer = answer_embeddings
+    took = slow(house.node, answer_embeddings)
     house.node.models[MODEL].capabilities = ["embeddings"]
     await house.node.set_model("other")  # publishes
     await house.until(lambda snapshot: snapshot.offer(MODEL).capabilities == ("embeddings",))
     assert (await client.show(MODEL)).capabilities == ["embedding"]
     answer = await client.embed(MODEL, ["a", "b"])
     assert answer.embeddings == [[0, 0.5], [1, 0.5]]
+    assert answer.total_duration >= took[0]
     assert (answer.model, answer.prompt_eval_count) == (MODEL, 4)
     assert (await client.embeddings(MODEL, "a")).embedding == [0, 0.5]
     assert {request.path for request in house.node.requests} == {"/v1/embeddings"}

@@ -28,7 +28,7 @@ FIELDS = {"chat": ollama.chat_fields, "generate": ollama.generate_fields}
 
 def writer(fields=ollama.chat_fields):
     seconds = count(1_800_000_000)
-    return ollama.LinesWriter("m", fields, lambda: float(next(seconds)))
+    return ollama.LinesWriter("m", fields, lambda: float(next(seconds)), float(next(seconds)))
 
 
 def lines(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -52,6 +53,13 @@ def known_name(snapshot: FleetSnapshot, name: str) -> str:
     return name if known else other
 
 
+class _Origin(NamedTuple):
+    """What an answer repeats of its request."""
+
+    model: str  # the name that the client used
+    begun_at: float  # seconds since the epoch
+
+
 class OllamaDialect(ChatDialect):
     """Ollama's chat, translated to chat and back."""
 
@@ -68,7 +76,7 @@ class OllamaDialect(ChatDialect):
         return self.decode_now(body, key)
 
     def decode_now(self, body: bytes, key: KeyView | None) -> Call:
-        """The call; its `origin` is the name that the client used."""
+        """The call; its `origin` is an `_Origin`."""
         call = self.decode(body)
         model = known_name(self._fleet.snapshot, call.model)
         if model == call.model:
@@ -83,15 +91,18 @@ class OllamaDialect(ChatDialect):
         call = self.read(body)
         metrics.count_unknown(self.name, call.unknown_fields)
         needs = needed_capability(call.body)
-        ignored = call.unknown_fields
-        return Call(call.model, call.stream, call.body, needs=needs, origin=call.model, ignored=ignored)
+        origin, ignored = _Origin(call.model, time.time()), call.unknown_fields
+        return Call(call.model, call.stream, call.body, needs=needs, origin=origin, ignored=ignored)
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
-        return _LinesRewriter(ollama.LinesWriter(call.origin, self._line_fields, time.time), request_id)
+        return _LinesRewriter(self._writer(*call.origin), request_id)
 
     def loaded(self, model: str) -> bytes:
         """The answer to a request without a prompt, which loads the model."""
-        return ollama.LinesWriter(model, self._line_fields, time.time).loaded()
+        return self._writer(model, time.time()).loaded()
+
+    def _writer(self, model: str, begun_at: float) -> ollama.LinesWriter:
+        return ollama.LinesWriter(model, self._line_fields, time.time, begun_at)
 
     def error_body(self, error: ApiError) -> bytes:
         return ollama.error_body(in_client_words(self._words, error))
@@ -163,13 +174,13 @@ class EmbedDialect(OllamaDialect):
             node_path="/v1/embeddings",
             needs="embeddings",
             answer_tokens=False,
-            origin=call.model,
+            origin=_Origin(call.model, time.time()),
             ignored=call.unknown_fields,
         )
 
     def answer(self, call: Call, request_id: str) -> AnswerRewriter:
-        start = time.monotonic()
-        return _Whole(lambda body: ollama.embed_answer(body, call.origin, time.monotonic() - start))
+        model, begun_at = call.origin
+        return _Whole(lambda body: ollama.embed_answer(body, model, time.time() - begun_at))
 
 
 class EmbeddingsDialect(EmbedDialect):

@@ -71,14 +71,19 @@ def generate_fields(content: str, thinking: str, calls: list[Json]) -> Json:
 
 
 class LinesWriter(EventWriter):
-    """Writes the lines of one answer. `model` is the name that the client used, `fields` one of the above."""
+    """Writes the lines of one answer.
 
-    def __init__(self, model: str, fields: Callable[[str, str, list[Json]], Json], clock: Clock) -> None:
+    `model` is the name that the client used, `fields` one of the above. `begun_at` is when the request came.
+    """
+
+    def __init__(
+        self, model: str, fields: Callable[[str, str, list[Json]], Json], clock: Clock, begun_at: float
+    ) -> None:
         super().__init__()
         self._model = model
         self._fields = fields
         self._clock = clock
-        self._begun_at = clock()
+        self._begun_at = begun_at
         self._second, self._date = -1, ""  # the last second written, and how
         self._spoke_at: float | None = None  # when the first token came
         self._usage = Usage()
