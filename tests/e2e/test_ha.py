@@ -152,6 +152,7 @@ def pair(tmp_path_factory, redis, database) -> Iterator[Pair]:
         for one in gateways:
             one.headers = {"authorization": f"Bearer {free}"}
             eventually(lambda one=one: one.models(), "the neuron did not join")
+        eventually(lambda: is_ready(gateways[0]), "the neuron's device did not start")
         yield Pair(*gateways, neuron, {"authorization": f"Bearer {four}"})
     finally:
         for one in gateways:
@@ -176,6 +177,11 @@ def join(one: Gateway, folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*command, "--join", one.admin], stderr=log, env=one.env | {"NEURON_JOIN__TOKEN": token}
         )
+
+
+def is_ready(one: Gateway) -> bool:
+    (node,) = json.loads(one.cortex("status", "--json"))["nodes"]
+    return {device["state"] for device in node["devices"]} == {"ready"}
 
 
 def make_keys(one: Gateway) -> list[str]:
