@@ -22,6 +22,9 @@ PYTHONS := 3.11 $(VERSIONS)
 # Of the distribution, for which packages are made.
 SYSTEM = $(shell /usr/bin/python3 -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 
+# Set on many machines; each of a suite's hundreds of processes would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help up test checks lint types types-acp imports decisions unit e2e rest clients pure acp matrix without-torch gpu \
 	dist packages man docs release hooks clean
