@@ -11,7 +11,7 @@ from contextlib import suppress
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """This process's environment and `extra`, without what would configure the processes under test."""
-    prefixes = ("CORTEX_", "NEURON_", "DJANGO_", "PROMETHEUS_")
+    prefixes = ("CORTEX_", "NEURON_", "DJANGO_", "PROMETHEUS_", "PYTHONDONTWRITEBYTECODE")
     return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)} | extra
 
 
