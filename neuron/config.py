@@ -86,6 +86,15 @@ class DeviceSettings(Section):
         description="Host memory for models that are asleep: by default a quarter of it, shared by all GPUs; "
         "on a CPU what models that answer leave free; 0 for none",
     )
+    packed_dir: Path | None = Field(
+        None,
+        description="A directory for weights that a load computes (`quant`, AWQ, GPTQ …), which the next "
+        "load of the same files maps; by default none",
+    )
+    packed_mb: PositiveInt | None = Field(
+        None,
+        description="The most that `packed_dir` may take, by default 200,000; what was used longest ago goes",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="By default the model's own"
     )

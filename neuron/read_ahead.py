@@ -11,6 +11,7 @@ token is there soon after the last layer is.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
@@ -21,8 +22,10 @@ from typing import NamedTuple
 
 import psutil
 
+from neuron.config import DeviceSettings
 from neuron.models.checkpoint import ModelLoadError, SafetensorsEntry, read_header
 from neuron.models.gguf.split_files import part_names
+from neuron.models.packed.folder import PackedFolder
 
 READERS = 4
 _PIECE = 8 << 20  # bytes that a reader asks for at a time
@@ -39,6 +42,24 @@ class _Piece(NamedTuple):
     @property
     def end(self) -> int:
         return self.start + self.num_bytes
+
+
+class ReadingAhead:
+    """Reads what loads will need, in threads that nobody waits for."""
+
+    def __init__(self, device: DeviceSettings) -> None:
+        self._packed = device.packed_dir and PackedFolder(device.packed_dir)
+        self._tasks: set[asyncio.Task[int]] = set()
+
+    def start(self, path: Path, quant: str | None) -> None:
+        """Read a model's weights, or what an earlier load has computed of them."""
+        task = asyncio.create_task(asyncio.to_thread(self._read, path, quant), name=f"read ahead {path}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _read(self, path: Path, quant: str | None) -> int:
+        files = self._packed.known_files(path, quant) if self._packed else []
+        return sum(map(read_ahead, files or [path]))
 
 
 def read_ahead(path: Path) -> int:

@@ -27,7 +27,7 @@ measured comes in groups, each with a budget of its own. `dense`, in bfloat16; w
     mla_prefill_over_heads         prompts of 1000 tokens a second, over those with heads cached
 
 `weights`, of the formats that weights are stored in, over llama.cpp with the same weights, and of loads that
-map their file or quantize it on the way, one core (`in_situ`):
+map their file, quantize it on the way on one core (`in_situ`), or map what such a load has kept (`packed`):
 
     decode_1_over_llama_f32, decode_1_over_llama_bf16        tokens a second of one request
     decode_1_over_llama_q8_0, decode_1_over_llama_q4_0       the same
@@ -38,7 +38,9 @@ map their file or quantize it on the way, one core (`in_situ`):
     bandwidth_fraction_f32, bandwidth_fraction_q8_0          bytes of weights over a decode step's time, over
                                                              what a loop in C reads from memory
     load_s_over_read_mapped, load_s_over_read_in_situ        a load's time over that of reading the file once
+    load_s_over_read_packed                                  the same
     peak_over_size_mapped, peak_over_size_in_situ            the most memory that a load takes, over the model
+    peak_over_size_packed                                    the same
 
 `senses`, what an engine does besides:
 

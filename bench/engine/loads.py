@@ -16,9 +16,10 @@ from bench.engine.models import LARGE, LEAST, checkpoint_of, decoder_of, random_
 from neuron.device.memory import exempt_from_collection
 from neuron.models.decoder import model_dtype
 from neuron.models.memory_estimate import weight_bytes
+from neuron.models.packed.folder import PackedFolder
 
 CPU = torch.device("cpu")
-WAYS = {"mapped": None, "in_situ": "q8_0"}  # what a load is asked to quantize to
+WAYS = {"mapped": None, "in_situ": "q8_0", "packed": "q8_0"}  # what a load is asked to quantize to
 KEYS = ("load_s_over_read", "peak_over_size")
 FIGURES = tuple(f"{key}_{way}" for key in KEYS for way in WAYS)
 # A thousand million parameters: 2 GB in bfloat16.
@@ -31,7 +32,8 @@ def measure(run: command.Run, folder: Path) -> dict[str, Any]:
     """The figures of loads on one core of 2 GB of weights in the page cache."""
     path = random_weights(folder / "loads", run.pick(HUGE, HUGE, LEAST), torch.bfloat16)
     least = random_weights(folder / "least", LEAST, torch.bfloat16)
-    measured = {way: _apart(load, path, least, quant) for way, quant in WAYS.items()}
+    packed = {way: PackedFolder(folder / way) if way == "packed" else None for way in WAYS}
+    measured = {way: _apart(load, path, least, quant, packed[way]) for way, quant in WAYS.items()}
     figures = {f"{key}_{way}": found[key] for way, found in measured.items() for key in KEYS}
     return figures | measured
 
@@ -43,21 +45,24 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(work, *arguments).result()
 
 
-def load(path: Path, least: Path, quant: str | None) -> dict[str, float]:
+def load(path: Path, least: Path, quant: str | None, packed: PackedFolder | None) -> dict[str, float]:
     """What a load takes, and what reading the file once does, each its best of some turns.
 
-    The `least` model's load imports and starts what would count with the first; what lives then is exempt
-    from garbage collection, as in a worker. The first load also waits for memory of a virtual machine's host.
+    What is `packed` is there before. The `least` model's load imports and starts what would count with the
+    first; what lives then is exempt from garbage collection, as in a worker. The first load also waits for
+    memory of a virtual machine's host.
     """
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    decoder_of(least, CPU, quant=quant)
+    decoder_of(least, CPU, quant=quant, packed_folder=packed)
+    if packed:
+        checkpoint_of(path, quant, packed)
     exempt_from_collection()
     (file,) = path.glob("*.safetensors")
     before = _reset_peak()
-    first_s = load_s(path, quant)
+    first_s = load_s(path, quant, packed)
     peak_bytes = _status_bytes("VmHWM") - before
-    turns = [(read_s(file), load_s(path, quant)) for _ in range(TURNS)]
+    turns = [(read_s(file), load_s(path, quant, packed)) for _ in range(TURNS)]
     once_s, best_s = map(min, zip(*turns, strict=True))
     return {
         "load_s_over_read": best_s / once_s,
@@ -69,10 +74,10 @@ def load(path: Path, least: Path, quant: str | None) -> dict[str, float]:
     }
 
 
-def load_s(path: Path, quant: str | None) -> float:
+def load_s(path: Path, quant: str | None, packed: PackedFolder | None) -> float:
     """The seconds that a load takes."""
     started = time.perf_counter()
-    decoder_of(path, CPU, quant=quant)
+    decoder_of(path, CPU, quant=quant, packed_folder=packed)
     return time.perf_counter() - started
 
 

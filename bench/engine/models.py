@@ -15,6 +15,8 @@ from neuron.device.varlen import find_varlen_kernel, select_kernel
 from neuron.models.checkpoint import Checkpoint
 from neuron.models.decoder import AnyDecoder, decoder_class, load_decoder, model_dtype
 from neuron.models.in_situ.checkpoint import in_situ
+from neuron.models.packed.checkpoint import packed
+from neuron.models.packed.folder import PackedFolder
 from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
 from neuron.step import CacheShape
@@ -74,17 +76,25 @@ def both(path: Path, dtype: torch.dtype, device: torch.device) -> Sides:
     return Sides(decoder, runner_of(decoder), model)
 
 
-def checkpoint_of(path: Path, quant: str | None = None) -> Checkpoint:
+def checkpoint_of(
+    path: Path, quant: str | None = None, packed_folder: PackedFolder | None = None
+) -> Checkpoint:
     """A checkpoint as the worker reads it, quantized on the way if `quant` says so."""
     checkpoint = read_checkpoint(path)
-    return checkpoint if quant is None else in_situ(checkpoint, quant, decoder_class)
+    if quant is not None:
+        checkpoint = in_situ(checkpoint, quant, decoder_class)
+    return packed(checkpoint, packed_folder, quant, None, lambda _: None)
 
 
 def decoder_of(
-    path: Path, device: torch.device, dtype: torch.dtype | None = None, quant: str | None = None
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    quant: str | None = None,
+    packed_folder: PackedFolder | None = None,
 ) -> AnyDecoder:
     """The engine's decoder of a checkpoint; `dtype` None leaves that to the checkpoint."""
-    checkpoint = checkpoint_of(path, quant)
+    checkpoint = checkpoint_of(path, quant, packed_folder)
     options = LoadOptions(dtype or model_dtype(checkpoint), device, on_progress=lambda _: None)
     return load_decoder(checkpoint, options)
 

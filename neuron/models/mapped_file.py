@@ -28,7 +28,7 @@ _guard = compiled("guard")
 _MAP_NORESERVE = 0x4000
 
 # safetensors' names of them: F64, I8, BOOL …
-_DTYPES = {
+DTYPES = {
     **{f"F{8 * dtype.itemsize}": dtype for dtype in (torch.float64, torch.float32, torch.float16)},
     **{f"I{8 * dtype.itemsize}": dtype for dtype in (torch.int64, torch.int32, torch.int16, torch.int8)},
     **{f"U{8 * dtype.itemsize}": dtype for dtype in (torch.uint64, torch.uint32, torch.uint16, torch.uint8)},
@@ -80,7 +80,7 @@ class MappedFile(mmap.mmap):
 
         None of it is read before its numbers are.
         """
-        item = _DTYPES[dtype]
+        item = DTYPES[dtype]
         num_bytes = prod(shape) * item.itemsize
         if not num_bytes:
             return torch.empty(*shape, dtype=item)

@@ -13,7 +13,6 @@ import logging
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 from neuron import pipe, sources
@@ -21,7 +20,7 @@ from neuron.harness import HarnessContext, HarnessHealth
 from neuron.model_texts import read_text
 from neuron.models.checkpoint import ModelLoadError, load_warnings
 from neuron.models.sentence_modules import sentence_warnings
-from neuron.read_ahead import read_ahead
+from neuron.read_ahead import ReadingAhead
 from neuron.supervisor.device_choice import allowed_workers, freest, num_devices, ready
 from neuron.supervisor.device_group import DeviceGroup
 from neuron.supervisor.device_worker import DeviceWorker
@@ -57,7 +56,7 @@ class TorchHarness:
         ]
         self._models: dict[str, PlacedModel] = {}
         self._reloads: set[asyncio.Task[None]] = set()
-        self._readings: set[asyncio.Task[int]] = set()
+        self._reading = ReadingAhead(context.config.device)
 
     async def run(self) -> None:
         try:
@@ -142,13 +141,8 @@ class TorchHarness:
         model = self._models.get(spec.model_id)
         if model is None or model.state == "failed":  # else its weights are in memory, or on their way
             source = spec.source or spec.model_id
-            path, *_ = await sources.find(source, self._config.models_dir, spec.quant)
-            self._start_reading(path)
-
-    def _start_reading(self, path: Path) -> None:
-        reading = asyncio.create_task(asyncio.to_thread(read_ahead, path), name=f"read ahead {path}")
-        self._readings.add(reading)
-        reading.add_done_callback(self._readings.discard)
+            path, quant, _ = await sources.find(source, self._config.models_dir, spec.quant)
+            self._reading.start(path, quant)
 
     async def _place(self, model: PlacedModel, workers: Sequence[DeviceWorker]) -> None:
         path, is_adapter = await model.find_files(self._config.models_dir)
@@ -157,7 +151,7 @@ class TorchHarness:
                 await base.settled.wait()
             model.stand_on(base)
             return
-        self._start_reading(path)
+        self._reading.start(path, model.quant)
         model.warnings = [*load_warnings(path), *sentence_warnings(path)]
         try:
             settings = model.text_settings(path)

@@ -14,12 +14,14 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from neuron.device.memory import exempt_from_collection
 from neuron.device.page_pool import KV_DTYPES
 from neuron.device.startup import Device, init_device, parse_device
 from neuron.engine.drafter import SPECULATIONS
 from neuron.engine.scheduler_limits import SchedulerLimits
+from neuron.models.packed.folder import MAX_PACKED_MB, PackedFolder
 from neuron.pipe import EXIT_CRASHED, EXIT_POISONED
 from neuron.prctl import die_with_parent, name_thread
 from neuron.step import PoisonedError
@@ -68,6 +70,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
     parser.add_argument("--kv-mb", type=int, help="KV cache of each model; default: by what is free")
     parser.add_argument("--kv-host-mb", type=int, default=0, help="host memory for pages, of each model")
     parser.add_argument("--host-cache-mb", type=int, help="host memory of models that are asleep")
+    parser.add_argument("--packed-dir", type=Path, help="a folder for weights that loads compute")
+    parser.add_argument("--packed-mb", type=int, default=MAX_PACKED_MB, help="the room that it may take")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: the model's own"
     )
@@ -104,6 +108,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, WorkerSettin
         kv_mb=parsed.kv_mb,
         host_cache_mb=parsed.host_cache_mb,
         kv_host_mb=parsed.kv_host_mb,
+        packed=parsed.packed_dir and PackedFolder(parsed.packed_dir, parsed.packed_mb << 20),
         dtype=parsed.dtype,
         kv_dtype=parsed.kv_dtype,
         allow_unexpected_tensors=parsed.allow_unexpected_tensors,

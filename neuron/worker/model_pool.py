@@ -44,6 +44,8 @@ from neuron.models.memory_estimate import (
     weight_bytes,
 )
 from neuron.models.multi_token import choose_head
+from neuron.models.packed.checkpoint import packed
+from neuron.models.packed.folder import PackedFolder
 from neuron.models.reading import read_checkpoint
 from neuron.models.sentence_loading import class_finder, load_sentence_model
 from neuron.models.sentence_modules import read_sentence_modules
@@ -76,6 +78,7 @@ class WorkerSettings:
     host_cache_mb: int | None = None  # for models that are asleep
     kv_host_mb: int = 0  # for pages of each model that left its cache
     dtype: str | None = None
+    packed: PackedFolder | None = None  # for weights that loads compute
     kv_dtype: str = "auto"  # of `page_pool.KV_DTYPES`, for models that are loaded without one
     speculation: str = "auto"  # what drafts the answers of models that are loaded without one
     draft_tokens: int = MOST_DRAFT_TOKENS  # of one answer in a step
@@ -173,8 +176,7 @@ class ModelPool:
         return None if resident is None else (resident, None)
 
     def unload(self, model: str) -> ResidentModel | None:
-        """Take the model out with its adapters and return it, or None when it is not here, or asleep and gone
-        now.
+        """Take the model out with its adapters and return it; None if it is not here, or was asleep.
 
         Its memory is free once the caller has dropped it and called `release_unused`.
         """
@@ -250,6 +252,7 @@ class ModelPool:
             self._check_room(path, "it takes about", f"{-(-needed // MIB)} MiB", needed, free)
             self._make_room(needed)
             with whole_files(checkpoint):
+                checkpoint = packed(checkpoint, self.settings.packed, quant, rank, on_progress)
                 embedder = load_sentence_model(checkpoint, modules, options)
             stored, files = stored_format(checkpoint, dtype), mapped_files(checkpoint)
             return LoadedModel(path, quant, embedder, needed, stored, files)
@@ -259,6 +262,7 @@ class ModelPool:
         self._make_room(taken + estimate.total)
         before = bytes_in_use(self.device)
         with whole_files(checkpoint):
+            checkpoint = packed(checkpoint, self.settings.packed, quant, rank, on_progress)
             decoder = load_decoder(checkpoint, options)
         options.on_progress(1.0)
         release_unused(self.device)
