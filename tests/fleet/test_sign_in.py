@@ -10,22 +10,23 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.test import override_settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = "/admin/login/"
+# Django's own takes a quarter of a second for each guess, on purpose.
+QUICK = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture
-def sign_in(client_for, db, monkeypatch):
-    # Django's own takes a quarter of a second for each guess, on purpose.
-    monkeypatch.setattr(settings, "PASSWORD_HASHERS", ["django.contrib.auth.hashers.MD5PasswordHasher"])
-    get_user_model().objects.create_superuser("root", password="right-and-long")
-
+def sign_in(client_for, db):
     def post(password: str, address: str = "127.0.0.1", **headers):
         form = {"username": "root", "password": password, "next": "/admin/"}
         return client_for().post(PAGE, form, REMOTE_ADDR=address, headers=headers)
 
-    return post
+    with override_settings(PASSWORD_HASHERS=QUICK):
+        get_user_model().objects.create_superuser("root", password="right-and-long")
+        yield post
 
 
 def test_guesses_are_slowed_down_for_their_address_alone(sign_in):
