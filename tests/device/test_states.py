@@ -105,7 +105,7 @@ def test_states_are_counted_and_bound_how_many_requests_run(tmp_path: Path):
     )
     size = bytes_per_slot(decoder(path).states)
     assert size > MIB
-    limits = SchedulerLimits(max_running=64)
+    limits = SchedulerLimits(max_running=16)
 
     def load(memory_mb: int) -> ModelPool:
         settings = WorkerSettings(memory_mb=memory_mb, kv_mb=1, limits=limits)
@@ -113,16 +113,16 @@ def test_states_are_counted_and_bound_how_many_requests_run(tmp_path: Path):
         models.load("m", path, lambda _: None)
         return models
 
-    counted = 64 + 64 + 128  # slots, slots before drafts, snapshots
+    counted = 16 + 16 + 32  # slots, slots before drafts, snapshots
     roomy = load(32_000).models["m"]
-    assert roomy.runner.shape.num_slots == 64
-    assert roomy.runner.shape.num_snapshots == 128
+    assert roomy.runner.shape.num_slots == 16
+    assert roomy.runner.shape.num_snapshots == 32
     assert roomy.num_bytes > counted * size
     needed = load(32_000).used // MIB - counted * size // MIB
-    pool = load(needed + 40 * size // MIB)
+    pool = load(needed + 10 * size // MIB)
     assert pool.used <= pool.budget
     crowded = pool.models["m"]
-    assert 1 <= crowded.runner.shape.num_slots < 64
+    assert 1 <= crowded.runner.shape.num_slots < 16
     assert crowded.scheduler.status().max_running == crowded.runner.shape.num_slots
     with pytest.raises(ModelLoadError) as raised:
         load(needed - 8)
