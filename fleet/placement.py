@@ -30,8 +30,12 @@ class Outlook(StrEnum):
     FITS = "fits"
     EVICTS = "fits after eviction"
     BUSY = "busy"  # it would fit after a request or an operation has ended
+    STARTING = "starting"  # it might fit once devices have started
     DOWN = "down"  # it might fit if the node or its devices were there
     INFEASIBLE = "infeasible"
+
+
+PASSING = frozenset({Outlook.BUSY, Outlook.STARTING})  # what a load waits for to change
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class DeviceFacts:
     total_mb: int
     free_mb: int
     ready: bool = True
+    starting: bool = False  # it becomes ready by itself, or fails
     claimed: bool = False  # by a running operation
 
 
@@ -162,7 +167,8 @@ def _judge_split(need: Need, node: NodeFacts, strategy: Strategy, degree: int) -
         reason = f"needs {degree} device(s) of {floor} MiB, has {len(large)}"
         return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)
     ready = [device for device in large if device.ready]
-    if len(ready) < degree:
+    starting = [device for device in large if device.starting]
+    if len(ready) + len(starting) < degree:
         return NodeVerdict(node.name, Outlook.DOWN, "its devices are not ready")
     home = node.asleep.get(need.model, frozenset())
     room = _Room(node.residents, part, degree, strategy, home)
@@ -174,6 +180,8 @@ def _judge_split(need: Need, node: NodeFacts, strategy: Strategy, degree: int) -
         return NodeVerdict(node.name, Outlook.BUSY, reason)
     if any(device.claimed for device in ready):
         return NodeVerdict(node.name, Outlook.BUSY, "waits for a running operation")
+    if starting:
+        return NodeVerdict(node.name, Outlook.STARTING, "waits for devices that are starting")
     most = max(device.free_mb for device in ready)
     reason = f"needs {part} MiB per device; {most} MiB are free, nothing else may be evicted"
     return NodeVerdict(node.name, Outlook.INFEASIBLE, reason)

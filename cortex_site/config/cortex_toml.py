@@ -163,7 +163,7 @@ class LifecycleSettings(Section):
         60.0, description="Longest wait of a load for models in use; then they admit no new requests"
     )
     capacity_wait_s: PositiveFloat = Field(
-        300.0, description="Longest wait of a load for memory; then it fails"
+        300.0, description="Longest wait of a load for memory or for devices that start; then it fails"
     )
     node_wait_s: PositiveFloat = Field(15.0, description="Longest wait of a load for a node that is away")
     load_timeout_s: PositiveFloat = Field(1800.0, description="One model on one node")

@@ -26,7 +26,7 @@ class DownloadIn(Schema):
 
 class FormOut(FormatChoice):
     needed_mb: int = Field(description="About what a load needs, with keys and values of 4,096 tokens")
-    outlook: str = Field(description="fits, fits after eviction, busy, down or infeasible")
+    outlook: str = Field(description="fits, fits after eviction, busy, starting, down or infeasible")
     where: str = Field(description="The node that a load would choose and why, or why there is none")
 
 

@@ -36,7 +36,7 @@ def follow(now: datetime | None = None) -> int:
     nodes = placement_facts.nodes() if wanted else []
     for model in wanted:
         decision = placing.place(placement_facts.need(model), nodes, settings.EVICTION_STRATEGY)
-        if decision.outlook in {Outlook.FITS, Outlook.EVICTS, Outlook.BUSY}:
+        if decision.outlook in {Outlook.FITS, Outlook.EVICTS} | placing.PASSING:
             read_ahead(model, decision.verdicts[0])
     return len(wanted)
 

@@ -80,6 +80,7 @@ def _device(device: Device) -> DeviceFacts:
         total_mb=device.usable_mb,
         free_mb=device.memory_free_mb,
         ready=device.state == "ready",
+        starting=device.state in {"starting", "restarting"},
         claimed=device.claimed_by_id is not None,
     )
 

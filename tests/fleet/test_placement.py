@@ -25,6 +25,7 @@ def resident(model="r", mb=4000, device=0, **rest):
 
 NEED = Need("m", memory_mb=6000)
 A100 = frozenset({"a100"})
+STARTING = DeviceFacts(0, 8000, 0, ready=False, starting=True)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ A100 = frozenset({"a100"})
         ([node("a", residents=[resident("m", 100)]), node("b")], "b"),
         ([node("a", free=[DeviceFacts(0, 9000, 9000, claimed=True)]), node("b", free=[6000])], "b"),
         ([node("a", free=[DeviceFacts(0, 9000, 9000, ready=False)]), node("b", free=[6000])], "b"),
+        ([node("a", free=[STARTING]), node("b", free=[3000], residents=[resident()])], "b"),
         ([node("a", free=[5999], total=5999), node("b", free=[6000], total=6000)], "b"),
     ],
     ids=[
@@ -59,6 +61,7 @@ A100 = frozenset({"a100"})
         "has it already",
         "unclaimed first",
         "device not ready",
+        "device starting",
         "large enough",
     ],
 )
@@ -131,6 +134,26 @@ def test_nodes_are_ranked(nodes, chosen):
         (
             NEED,
             node(free=[DeviceFacts(0, 8000, 8000, ready=False)]),
+            Outlook.DOWN,
+            "its devices are not ready",
+        ),
+        (NEED, node(free=[STARTING]), Outlook.STARTING, "waits for devices that are starting"),
+        (
+            NEED,
+            node(free=[STARTING, 3000], residents=[resident(device=1, pinned=True)]),
+            Outlook.STARTING,
+            "waits for devices that are starting",
+        ),
+        (NEED, node(free=[STARTING, 8000]), Outlook.FITS, "8000 MiB free"),
+        (
+            Need("m", memory_mb=6000, tensor_parallel=2),
+            node(free=[STARTING, 8000]),
+            Outlook.STARTING,
+            "waits for devices that are starting",
+        ),
+        (
+            Need("m", memory_mb=6000, tensor_parallel=2),
+            node(free=[STARTING, DeviceFacts(1, 8000, 0, ready=False)]),
             Outlook.DOWN,
             "its devices are not ready",
         ),

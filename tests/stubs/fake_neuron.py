@@ -71,6 +71,7 @@ class FakeNeuron:
         self.name = name
         self.token = token
         self.devices_mb = [8000] if devices is None else devices
+        self.device_states: dict[int, str] = {}  # ready by default; no memory is told of any other
         self.sizes: dict[str, int] = {}  # MiB a model takes, spread over its devices; 1000 by default
         self.needs: dict[str, int] = {}  # MiB that it says a model needs at least; by default what it takes
         self.shares: dict[str, list[int]] = {}  # MiB on each of its devices; by default as much on each
@@ -310,19 +311,20 @@ class FakeNeuron:
             harnesses=self.harnesses,
         )
 
+    def _device(self, index: int, used_mb: int) -> DeviceHealth:
+        state = self.device_states.get(index, "ready")
+        return DeviceHealth(
+            index=index,
+            state=state,
+            worker=f"cuda-dev-{index}",
+            memory_used_mb=used_mb if state == "ready" else 0,
+            memory_free_mb=self.devices_mb[index] - used_mb if state == "ready" else 0,
+            cycles=self.cycles,
+        )
+
     def _health(self) -> Health:
         used = self._used()
-        devices = [
-            DeviceHealth(
-                index=index,
-                state="ready",
-                worker=f"cuda-dev-{index}",
-                memory_used_mb=used[index],
-                memory_free_mb=total - used[index],
-                cycles=self.cycles,
-            )
-            for index, total in enumerate(self.devices_mb)
-        ]
+        devices = [self._device(index, used[index]) for index in range(len(self.devices_mb))]
         models = [
             ModelLoad(id=model, running=self.busy.get(model, 0))
             for model, info in self.models.items()

@@ -23,6 +23,11 @@ from fleet.services.operations.specs import read_ahead
 RETRY_PLACEMENT_S = 1.0
 NOBODY_YIELDS = -(1 << 31)  # below every residency priority: a replica takes free memory only
 NO_ROOM = "insufficient_memory"
+CODES = {
+    Outlook.BUSY: "no_capacity",
+    Outlook.STARTING: "devices_not_ready",
+    Outlook.DOWN: "node_unreachable",
+}
 
 
 def choose(lease: Lease) -> None:
@@ -51,7 +56,7 @@ def choose(lease: Lease) -> None:
     explanation = [_explained(verdict) for verdict in decision.verdicts]
     lease.note(explanation=operation.failed_nodes + explanation)
     if decision.chosen is None:
-        if decision.outlook is Outlook.BUSY and is_first:  # it waits for others to leave
+        if decision.outlook in placing.PASSING and is_first:
             read_ahead(operation.model, decision.verdicts[0])
         raise _why_not(operation, decision)
     if decision.chosen.victims and (older := _waits_longer(operation, decision.chosen.node)):
@@ -141,7 +146,7 @@ def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:
     waited = waited_s(operation)
     reason = "; ".join(f"{verdict.node}: {verdict.reason}" for verdict in decision.verdicts)
     match decision.outlook:
-        case Outlook.BUSY if waited < settings.CAPACITY_WAIT_S:
+        case Outlook.BUSY | Outlook.STARTING if waited < settings.CAPACITY_WAIT_S:
             return PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
         case Outlook.DOWN if waited < settings.NODE_WAIT_S and not operation.failed_nodes:
             return PostponedError(reason, delay_s=RETRY_PLACEMENT_S)
@@ -150,10 +155,7 @@ def _why_not(operation: Operation, decision: placing.Decision) -> OutcomeError:
         return OperationError(last["code"], last["message"])
     if not decision.verdicts:
         return OperationError("no_node", "no node is configured")
-    code = {Outlook.BUSY: "no_capacity", Outlook.DOWN: "node_unreachable"}.get(
-        decision.outlook, "no_node_fits"
-    )
-    return OperationError(code, reason)
+    return OperationError(CODES.get(decision.outlook, "no_node_fits"), reason)
 
 
 def loaded_placements(operation: Operation) -> QuerySet:
