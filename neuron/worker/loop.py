@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -274,12 +275,12 @@ class DeviceLoop:
         resident = self._pool.unload(model)
         if resident is not None:
             self._drop(resident, "model_unloaded", f"{model} was unloaded")
-            loaded = resident.loaded
+            loaded, runner = resident.loaded, weakref.ref(resident.runner)
             del resident
             if message.keep and self._pool.asleep.put(model, loaded, message.priority):
                 host_mb = loaded.memory_mb
             del loaded
-            self._pool.release_unused()
+            self._pool.release_unused(collects=host_mb is None or runner() is not None)
         self._report_dropped()  # first: who asked may look once it has the answer
         self._outbox.append(Unloaded(model, host_mb))
 

@@ -185,9 +185,9 @@ class ModelPool:
         self.adapters.unload_over(resident)
         return resident
 
-    def release_unused(self) -> None:
-        """Return freed memory to the system."""
-        release_unused(self.device)
+    def release_unused(self, *, collects: bool = True) -> None:
+        """Return freed memory to the system; see `memory.release_unused`."""
+        release_unused(self.device, collects=collects)
 
     def _make_room(self, num_bytes: int) -> None:
         """Drop models that are asleep where they take memory of the device, until so much is free."""

@@ -118,7 +118,7 @@ class FakeModelPool:
     def unload(self, model: str) -> Any:
         return self.models.pop(model, None)
 
-    def release_unused(self) -> None:
+    def release_unused(self, *, collects: bool = True) -> None:
         pass
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import ImageEmbeddings, VisionEncoder
 from neuron.device.state_pool import StateName, StateShape
+from neuron.models.adapters.adapted_rows import adapted_rows
 from neuron.models.adapters.bank import AdapterBank
 from neuron.models.formats.floats import activation_dtype
 from neuron.models.fused.families import FAMILIES, Family
@@ -72,6 +73,7 @@ class FusedDecoder:
         rotary = getattr(body, family.rotary, None)
         self._rotary = Rotary(rotary, facts.activations, facts.device, context) if rotary else None
         self._parts = [part for layer in layers for part in _parts(layer, family, facts, split)]
+        self._num_mixing = max(at for at, part in enumerate(self._parts, 1) if part.kind.mixes_tokens)
         self._norm = family.norm(getattr(body, family.last_norm), facts.activations)
         self._lm_head = pack_linear([model.lm_head])
         self.hidden: Tensor | None = None
@@ -126,18 +128,27 @@ class FusedDecoder:
         return self.activations is torch.float32 and all(part.is_recordable for part in self._parts)
 
     def _compute(self, x: Tensor, step: Step, logits_indices: Tensor | None) -> Tensor:
-        for part in self._parts:
+        mixing, alone = self._parts[: self._num_mixing], self._parts[self._num_mixing :]
+        for part in mixing:
+            x = part(x, step)
+        if not self.head and adapted_rows() is None:  # else each row of the step counts
+            x, logits_indices = _chosen(x, logits_indices), None
+        for part in alone if len(x) else ():
             x = part(x, step)
         if self.head:
             x = self.hidden = self._norm(x)
-        if logits_indices is not None and len(logits_indices) != len(x):
-            x = x[logits_indices]
+        x = _chosen(x, logits_indices)
         return self._lm_head(x if self.head else self._norm(x)).float()
 
     @property
     def linears(self) -> list[PackedLinear]:
         """The linear layers of a step, in the order in which they run."""
         return [*chain.from_iterable(part.kind.linears for part in self._parts), self._lm_head]
+
+
+def _chosen(x: Tensor, rows: Tensor | None) -> Tensor:
+    """Return some rows of `x`, or all of them."""
+    return x if rows is None or len(rows) == len(x) else x[rows]
 
 
 def _parts(layer: Any, family: Family, facts: ModelFacts, split: Collection[Any]) -> Iterator[Residual]:

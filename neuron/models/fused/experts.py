@@ -96,6 +96,10 @@ class MixtureOfExperts(LayerKind):
         return self.experts(x, chosen, weights)
 
     @property
+    def mixes_tokens(self) -> bool:
+        return False
+
+    @property
     def linears(self) -> Sequence[PackedLinear]:
         return ()  # none that all tokens go through
 
@@ -117,6 +121,10 @@ class SharedExperts(LayerKind):
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         return row_steps.add(self.shared(x, step), self.routed(x, step))
+
+    @property
+    def mixes_tokens(self) -> bool:
+        return False
 
     @property
     def linears(self) -> Sequence[PackedLinear]:
@@ -144,6 +152,10 @@ class Weighed(LayerKind):
     @property
     def is_recordable(self) -> bool:
         return self.mlp.is_recordable
+
+    @property
+    def mixes_tokens(self) -> bool:
+        return False
 
     @property
     def linears(self) -> Sequence[PackedLinear]:

@@ -23,6 +23,10 @@ class GatedMlp(LayerKind):
         return self.down(self.gate(self.gate_up(x)))
 
     @property
+    def mixes_tokens(self) -> bool:
+        return False
+
+    @property
     def is_recordable(self) -> bool:
         return runs_in_c(self.gate)
 

@@ -73,6 +73,11 @@ class LayerKind(ABC):
         return {}
 
     @property
+    def mixes_tokens(self) -> bool:
+        """Whether what it makes of a token depends on others."""
+        return True
+
+    @property
     def is_capturable(self) -> bool:
         """Whether batches of one size run the same operations on the same tensors."""
         return True
