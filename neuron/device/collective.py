@@ -81,6 +81,12 @@ def sum_ranks(part: Tensor) -> Tensor:
     return part if collective is None else collective.sum(part)
 
 
+def mean_of_ranks(part: Tensor) -> Tensor:
+    """Return the mean of what each rank has; `part` may be overwritten."""
+    collective = _collective.get()
+    return part if collective is None else collective.sum(part).div_(collective.size)
+
+
 def sums_are_recorded() -> bool:
     """Return whether sums between CPUs are operations of `ext.matmul`."""
     return _native is not None and _steps is not None

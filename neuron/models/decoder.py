@@ -45,9 +45,9 @@ from neuron.models.repeated_layers import load_repeated
 from neuron.models.routing import check_routing
 from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.tensor_parallel.checkpoint import RankPart, not_split
-from neuron.models.tensor_parallel.rank import RankDecoder, add_up, take_head
+from neuron.models.tensor_parallel.rank import RankDecoder, add_up, join_norms, take_head
 from neuron.models.tensor_parallel.spread import class_with_experts, whole_class
-from neuron.models.tensor_parallel.structure import summed_modules, whole_model
+from neuron.models.tensor_parallel.structure import joined_norms, summed_modules, whole_model
 from neuron.models.vision import VisionTower
 from neuron.models.weights import LoadOptions, load_weights, read_entries
 
@@ -258,6 +258,7 @@ def _load_interfaced(  # noqa: PLR0913
     if part:
         whole = whole_model(whole_class(type(model)), read_config(part.whole))
         split = summed_modules(model, whole, str(checkpoint.config_file))
+        join_norms(joined_norms(model, whole))
         whole_vocab = probe.vocab_size
         probe = replace(probe, logits=probe.logits[take_head(model, part.rank)])
     decoder: AnyDecoder

@@ -36,7 +36,7 @@ SPLIT = (
     "olmoe",  # norms over all heads: attention on every rank
     "qwen3_next",  # a delta rule by its heads, joined by those of keys
     "qwen3_5_text",  # the same, in sections
-    "bamba",  # recurrences on every rank
+    "bamba",  # a state space by its heads, whose norm is over those of all ranks
     "phi3",  # query, key and value in one
     "llama4_text",  # experts with inputs before outputs
     "granitemoehybrid",  # experts that files have under another name
@@ -47,6 +47,7 @@ SPLIT = (
     "gemma2",  # transformers' own code
     "jamba",  # the same, with experts, and states by channels
     "mamba",  # such states alone
+    "mamba2",  # groups of heads
 )
 
 
@@ -59,6 +60,14 @@ def served(serving: Serving, sampling: Sampling = PENALTY, max_tokens: int = 12)
 @pytest.mark.parametrize("family", SPLIT)
 def test_two_ranks_write_what_one_device_writes(family: str, tmp_path: Path):
     path = save(tmp_path / "m", family)
+    with links(2) as made:
+        assert served(group([part(path, rank, 2) for rank in range(2)], made)) == served(
+            Serving(decoder(path))
+        )
+
+
+def test_a_group_of_heads_on_two_ranks_is_normed_as_one(tmp_path: Path):
+    path = save(tmp_path / "m", "mamba2", n_groups=1)
     with links(2) as made:
         assert served(group([part(path, rank, 2) for rank in range(2)], made)) == served(
             Serving(decoder(path))
@@ -101,6 +110,13 @@ def test_recurrences_are_split_by_heads_where_they_can_be(family: str, tmp_path:
     for ranks, divisor in ((2, 2), (4, 1)):  # there are two heads of keys, or two groups
         states = part(tmp_path / "m", 0, ranks).states
         assert bytes_per_slot(states) * divisor == bytes_per_slot(whole.states)
+
+
+@pytest.mark.parametrize("family", ["bamba", "granitemoehybrid"])
+def test_heads_that_are_normed_together_are_split_too(family: str, tmp_path: Path):
+    whole = decoder(save(tmp_path / "m", family))
+    states = part(tmp_path / "m", 0, 2).states
+    assert bytes_per_slot(states) < 0.6 * bytes_per_slot(whole.states)  # both have the keys of the only group
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])

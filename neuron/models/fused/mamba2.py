@@ -12,7 +12,7 @@ from torch.nn.functional import silu, softplus
 from neuron.device.convolution import convolve
 from neuron.device.state_space import state_space
 from neuron.models.fused.layer_kind import ModelFacts, Step
-from neuron.models.fused.norm import RmsNorm, rms_norm
+from neuron.models.fused.norm import OF_ALL_RANKS, JoinedRmsNorm, Norm, RmsNorm, rms_norm
 from neuron.models.fused.recurrence import Recurrence
 from neuron.models.fused.short_convolution import convolution_weights
 from neuron.models.linear import PackedLinear, pack_linear
@@ -32,7 +32,7 @@ class Mamba2(Recurrence):
     rate: Tensor  # (heads,): how fast a state decays
     step_bias: Tensor  # (heads,)
     passed: Tensor  # (heads, 1): how much of a value passes by the state
-    norm: RmsNorm  # of the heads of each group: its weight is (groups, …)
+    norm: Norm  # of the heads of each group
 
     def __call__(self, x: Tensor, _: Step) -> Tensor:
         values, keys = self.heads * self.value_dim, self.groups * self.key_dim
@@ -57,10 +57,16 @@ class Mamba2(Recurrence):
         return self.heads, self.key_dim, self.value_dim
 
 
+def _norm(module: Any, groups: int) -> Norm:
+    """Return the norm of values of shape (tokens, groups, …)."""
+    norm = rms_norm(module, torch.float32)
+    kind = JoinedRmsNorm if getattr(module, OF_ALL_RANKS, False) else RmsNorm
+    return kind(norm.weight.view(groups, -1), norm.eps, norm.dtype)
+
+
 def mamba2(module: Any, facts: ModelFacts) -> Mamba2:
     """Return the kind of a module like Bamba's `mamba`."""
     weight, bias = convolution_weights(module.conv1d)
-    norm = rms_norm(module.norm, torch.float32)
     return Mamba2(
         layer=module.layer_idx,
         heads=module.num_heads,
@@ -74,6 +80,6 @@ def mamba2(module: Any, facts: ModelFacts) -> Mamba2:
         rate=-module.A_log.float().exp(),
         step_bias=module.dt_bias.float(),
         passed=module.D.float().unsqueeze(1),
-        norm=RmsNorm(norm.weight.view(module.n_groups, -1), norm.eps, norm.dtype),
+        norm=_norm(module.norm, module.n_groups),
         out=pack_linear([module.out_proj]),
     )

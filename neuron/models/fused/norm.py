@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from neuron.device import row_steps
+from neuron.device.collective import mean_of_ranks
 
+OF_ALL_RANKS = "is_of_all_ranks"  # of a module of transformers whose norm is a `JoinedRmsNorm`
 Norm = Callable[[Tensor], Tensor]  # over the last dimension, to the same shape
 
 
@@ -33,6 +35,20 @@ class RmsNorm:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
         return (x * scale).mul_(self.weight).to(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedRmsNorm:
+    """The same over what all ranks of a group have, as much on each."""
+
+    weight: Tensor
+    eps: Tensor
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.float()
+        mean = mean_of_ranks(x.square().mean(-1, keepdim=True))
+        return (x * mean.add_(self.eps).rsqrt_()).mul_(self.weight).to(self.dtype)
 
 
 NormBuilder = Callable[[Any, torch.dtype], RmsNorm]  # of transformers' module, and the dtype of results

@@ -59,7 +59,7 @@ _OWN: dict[str, Mapping[str, str]] = {
     "youtu": _LATENT | _DENSE,
 }
 
-_RECURRENT = {"mamba"}  # which has nothing but layers with states
+_RECURRENT = {"mamba", "mamba2"}  # which have nothing but layers with states
 
 _HEADS = re.compile(r"(^|\.)(self_attn|mixer)\.(q_proj|q_b_proj|qkv_proj)$")
 _ATTENTION_OUT = re.compile(r"(^|\.)(self_attn|mixer)\.(o_proj|out_proj|dense)$")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
-from neuron.device.collective import gather_ranks, sum_ranks, sums_are_recorded
+from neuron.device.collective import gather_ranks, mean_of_ranks, sum_ranks, sums_are_recorded
 from neuron.device.kv_cache import KVShape
 from neuron.device.model import DecoderModel, ImageEmbeddings, RecordableModel
 from neuron.device.state_pool import StateName, StateShape
 from neuron.models.adapters.bank import AdapterBank
+from neuron.models.fused.norm import OF_ALL_RANKS
 from neuron.models.tensor_parallel.checkpoint import RankPart
 from neuron.models.tensor_parallel.sizes import Rank
 from neuron.step import PromptRule
@@ -39,6 +42,20 @@ def add_up(modules: Iterable[nn.Module]) -> None:
     """Let transformers' modules return the sum of what all ranks make."""
     for module in modules:
         module.register_forward_hook(lambda _module, _inputs, out: sum_ranks(out))
+
+
+def join_norms(modules: Iterable[nn.Module]) -> None:
+    """Let transformers' gated norms be over what all ranks have, as much on each."""
+    for module in modules:
+        setattr(module, OF_ALL_RANKS, True)
+        module.forward = MethodType(_norm_together, module)
+
+
+def _norm_together(module: Any, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    values = x.float() if gate is None else x.float() * silu(gate.float())
+    mean = mean_of_ranks(values.square().mean(-1, keepdim=True))
+    weight: Tensor = module.weight
+    return weight * (values * torch.rsqrt(mean + module.variance_epsilon)).to(x.dtype)
 
 
 class RankDecoder:

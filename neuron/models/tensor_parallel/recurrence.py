@@ -1,8 +1,8 @@
 """Layers that keep states and are split by their heads: what of their tensors belongs to which.
 
-A delta rule norms each head alone, and so does a state space of these: by groups, or not at all. One that
-norms over all heads is whole on every rank: Mamba 2, and what Bamba and Granite 4 have of it. Mamba has no
-heads and is split by channels.
+A delta rule norms each head alone, Mamba 2 the heads of each group, or not at all: a rank has whole groups,
+or a part of the only one, whose norm is then of all ranks (`structure.joined_norms`). Mamba has no heads and
+is split by channels.
 """
 
 from __future__ import annotations
@@ -52,6 +52,29 @@ def _nemotron_h(config: Any, num_ranks: int) -> Recurrence | None:
     return _state_space(config, "mixer", "mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size")
 
 
+def _bamba(config: Any, num_ranks: int) -> Recurrence | None:
+    keys = "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state"
+    return _expanded(config, num_ranks, "mamba", keys, "mamba_expand")
+
+
+def _mamba2(config: Any, num_ranks: int) -> Recurrence | None:
+    return _expanded(
+        config, num_ranks, "mixer", ("num_heads", "head_dim", "n_groups", "state_size"), "expand"
+    )
+
+
+def _expanded(
+    config: Any, num_ranks: int, module: str, keys: tuple[str, str, str, str], expand: str
+) -> Recurrence | None:
+    """Return Mamba 2's whose width is `expand` times the model's. One group may be on all ranks."""
+    heads, _, groups, _ = keys
+    if any(getattr(config, key) % num_ranks for key in (heads, expand)):
+        return None
+    if getattr(config, groups) > 1 and getattr(config, groups) % num_ranks:
+        return None
+    return _state_space(config, module, *keys, {expand: getattr(config, expand)})
+
+
 def _falcon_h1(config: Any, num_ranks: int) -> Recurrence | None:
     groups, heads = config.mamba_n_groups, config.mamba_n_heads
     if config.mamba_rms_norm or heads % num_ranks or (groups > 1 and groups % num_ranks):
@@ -95,9 +118,12 @@ def _channels(module: str, key: str, config: Any, num_ranks: int) -> Recurrence 
 
 
 _STATE_SPACES: dict[str, Callable[[Any, int], Recurrence | None]] = {
+    "bamba": _bamba,
     "falcon_h1": _falcon_h1,
+    "granitemoehybrid": _bamba,
     "jamba": partial(_channels, "mamba", "mamba_expand"),
     "mamba": partial(_channels, "mixer", "intermediate_size"),
+    "mamba2": _mamba2,
     "nemotron_h": _nemotron_h,
 }
 

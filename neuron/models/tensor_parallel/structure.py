@@ -49,6 +49,15 @@ def summed_modules(model: nn.Module, whole: nn.Module, place: str) -> set[nn.Mod
     return summed
 
 
+def joined_norms(model: nn.Module, whole: nn.Module) -> Iterator[nn.Module]:
+    """Yield the norms of a rank's `model` over groups of heads of which the rank has a part."""
+    sizes = {name: getattr(module, "group_size", None) for name, module in whole.named_modules()}
+    for name, module in model.named_modules():
+        own = getattr(module, "group_size", None)
+        if isinstance(own, int) and sizes.get(name) != own:
+            yield module
+
+
 def _cut(part: torch.Size, whole: torch.Size) -> list[int]:
     if len(part) != len(whole):
         return [0, 1]
