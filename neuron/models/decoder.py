@@ -46,7 +46,7 @@ from neuron.models.routing import check_routing
 from neuron.models.state_interface import StatefulModule, cache_argument, outermost
 from neuron.models.tensor_parallel.checkpoint import RankPart, not_split
 from neuron.models.tensor_parallel.rank import RankDecoder, add_up, join_norms, take_head
-from neuron.models.tensor_parallel.spread import class_with_experts, whole_class
+from neuron.models.tensor_parallel.spread import class_with_channels, class_with_experts, whole_class
 from neuron.models.tensor_parallel.structure import joined_norms, summed_modules, whole_model
 from neuron.models.vision import VisionTower
 from neuron.models.weights import LoadOptions, load_weights, read_entries
@@ -200,6 +200,8 @@ def _load_part(
     options = replace(options, images=False)
     if part.experts is not None:
         cls = class_with_experts(cls, part.experts)
+    if part.channels is not None:
+        cls = class_with_channels(cls, part.channels)
     try:
         model = load_weights(
             checkpoint, config, cls, options, attention=attention_of_text(PROBE_NAME, config)

@@ -43,7 +43,8 @@ SPLIT = (
     "nemotron_h",  # every part of a layer under one name
     "falcon_h1",  # a state space by its heads, whose group all have
     "hy_v4",  # gates and sinks of attention that files have under other names
-    "lfm2",  # MLPs on every rank
+    "lfm2",  # short convolutions by channels
+    "lfm2_moe",  # and experts
     "gemma2",  # transformers' own code
     "jamba",  # the same, with experts, and states by channels
     "mamba",  # such states alone
@@ -110,6 +111,12 @@ def test_recurrences_are_split_by_heads_where_they_can_be(family: str, tmp_path:
     for ranks, divisor in ((2, 2), (4, 1)):  # there are two heads of keys, or two groups
         states = part(tmp_path / "m", 0, ranks).states
         assert bytes_per_slot(states) * divisor == bytes_per_slot(whole.states)
+
+
+@pytest.mark.parametrize("family", ["lfm2", "lfm2_moe"])
+def test_short_convolutions_are_split_by_channels(family: str, tmp_path: Path):
+    whole = decoder(save(tmp_path / "m", family))
+    assert bytes_per_slot(part(tmp_path / "m", 3, 4).states) * 4 == bytes_per_slot(whole.states)
 
 
 @pytest.mark.parametrize("family", ["bamba", "granitemoehybrid"])

@@ -10,6 +10,7 @@ from neuron.models.architecture import read_config
 from neuron.models.checkpoint import Checkpoint, ModelLoadError
 from neuron.models.in_situ.quantization import format_of
 from neuron.models.tensor_parallel.parts import find_parts
+from neuron.models.tensor_parallel.recurrence import CHANNELS
 from neuron.models.tensor_parallel.sizes import EXPERTS, Rank, rank_values, split_sizes, spread_sizes
 from neuron.models.tensor_parallel.tensors import Bounds, Cutter, Order, part_entry, width_bounds
 
@@ -30,6 +31,15 @@ class RankPart:
         """Return those that it has, if each is whole on one rank."""
         sizes = self.cutter.sizes
         return range(*sizes.bounds(EXPERTS, self.rank)) if sizes.experts else None
+
+    @property
+    def channels(self) -> int | None:
+        """Return how many it has of each short convolution, if those are split."""
+        recurrence = self.cutter.sizes.recurrence
+        if recurrence is None or CHANNELS not in recurrence.counts:
+            return None
+        start, stop = self.cutter.sizes.bounds(CHANNELS, self.rank)
+        return stop - start
 
 
 def split_checkpoint(

@@ -1,8 +1,8 @@
 """Layers that keep states and are split by their heads: what of their tensors belongs to which.
 
 A delta rule norms each head alone, Mamba 2 the heads of each group, or not at all: a rank has whole groups,
-or a part of the only one, whose norm is then of all ranks (`structure.joined_norms`). Mamba has no heads and
-is split by channels.
+or a part of the only one, whose norm is then of all ranks (`structure.joined_norms`). Mamba and short
+convolutions have no heads and are split by channels.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Recurrence:
     out_key: str  # of whose heads `out_proj` has columns, and `x_proj`
 
 
+CHANNELS = "conv_channels"  # of a short convolution: no key of the configuration
 _KEYS, _VALUES = "linear_num_key_heads", "linear_num_value_heads"
 
 
@@ -117,11 +118,21 @@ def _channels(module: str, key: str, config: Any, num_ranks: int) -> Recurrence 
     return Recurrence(module, {key: getattr(config, key)}, {}, rows, key)
 
 
-_STATE_SPACES: dict[str, Callable[[Any, int], Recurrence | None]] = {
+def _short_convolution(config: Any, num_ranks: int) -> Recurrence | None:
+    """Return LFM2's, whose gates and convolution are of each channel."""
+    if config.hidden_size % num_ranks:
+        return None
+    rows = {"in_proj": Sections((CHANNELS,) * 3), "conv": Sections((CHANNELS,))}
+    return Recurrence("conv", {CHANNELS: config.hidden_size}, {}, rows, CHANNELS)
+
+
+_LAYERS: dict[str, Callable[[Any, int], Recurrence | None]] = {
     "bamba": _bamba,
     "falcon_h1": _falcon_h1,
     "granitemoehybrid": _bamba,
     "jamba": partial(_channels, "mamba", "mamba_expand"),
+    "lfm2": _short_convolution,
+    "lfm2_moe": _short_convolution,
     "mamba": partial(_channels, "mixer", "intermediate_size"),
     "mamba2": _mamba2,
     "nemotron_h": _nemotron_h,
@@ -130,5 +141,5 @@ _STATE_SPACES: dict[str, Callable[[Any, int], Recurrence | None]] = {
 
 def find_recurrence(text_config: Any, num_ranks: int) -> Recurrence | None:
     """Return the layers of a model that are split by their heads; None if there are none, or too few."""
-    find = _STATE_SPACES.get(text_config.model_type, _delta_rule)
+    find = _LAYERS.get(text_config.model_type, _delta_rule)
     return find(text_config, num_ranks)

@@ -9,7 +9,7 @@ from typing import Any
 
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.tensor_parallel.parts import SplitParts
-from neuron.models.tensor_parallel.recurrence import Recurrence, find_recurrence
+from neuron.models.tensor_parallel.recurrence import CHANNELS, Recurrence, find_recurrence
 from neuron.split_heads import heads_problem
 
 HEADS, KV_HEADS, HEAD_DIM = "num_attention_heads", "num_key_value_heads", "head_dim"
@@ -138,7 +138,7 @@ def rank_values(
     """Return the values of a rank's configuration that are other than the whole one's."""
     values = {key: stop - start for key, (start, stop) in widths.items()}
     if sizes.recurrence:
-        bounds = {key: sizes.bounds(key, rank) for key in sizes.recurrence.counts}
+        bounds = {key: sizes.bounds(key, rank) for key in sizes.recurrence.counts if key != CHANNELS}
         values |= {key: stop - start for key, (start, stop) in bounds.items()}
         values |= {key: width // rank.size for key, width in sizes.recurrence.widths.items()}
     if sizes.heads:

@@ -30,7 +30,7 @@ def summed_modules(model: nn.Module, whole: nn.Module, place: str) -> set[nn.Mod
         module = model.get_submodule(owner)
         is_of_experts = leaf.startswith(("gate_up_proj", "down_proj", "up_proj"))
         parent = model.get_submodule(owner.rpartition(".")[0])
-        of_heads = leaf in _OF_HEADS or hasattr(parent, _DECAY)
+        of_heads = leaf in _OF_HEADS or hasattr(parent, _DECAY) or isinstance(module, nn.Conv1d)
         if not dims or (of_heads and dims == [0]):
             continue
         if isinstance(module, nn.Linear) and len(dims) == 1:
