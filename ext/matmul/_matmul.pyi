@@ -214,6 +214,7 @@ def group_rows(  # writes ends, experts, sources and spots
     rows: int,
     chosen: int,
     num_experts: int,
+    first: int,  # of those that are here
     places: int,
     ends: int,
     experts: int,

@@ -114,11 +114,13 @@ static void sum_rows(const SumStep *step, int row) {
     size_t d = 0;
     for (; d + LANES <= dim; d += LANES) {
         Floats total = {0};
-        for (int i = 0; i < chosen; i++) total += load_floats(step->x + spots[i] * dim + d) * weights[i];
+        for (int i = 0; i < chosen; i++)
+            if (spots[i] >= 0) total += load_floats(step->x + spots[i] * dim + d) * weights[i];
         *(AnyFloats *)(out + d) = total;
     }
     for (; d < dim; d++) {
         out[d] = 0;
-        for (int i = 0; i < chosen; i++) out[d] += step->x[spots[i] * dim + d] * weights[i];
+        for (int i = 0; i < chosen; i++)
+            if (spots[i] >= 0) out[d] += step->x[spots[i] * dim + d] * weights[i];
     }
 }

@@ -27,14 +27,15 @@ typedef struct ChoiceStep {
     int threads;
 } ChoiceStep;
 
-/* Where the rows of each expert stand, one after the other in the order of experts. */
+/* Where the rows of each expert stand, one after the other in the order of experts. Those of experts that are not here
+ * have no spot: what is left at the end is for nobody. */
 typedef struct GroupStep {
-    int rows, chosen, experts;
+    int rows, chosen, experts, first; /* experts from the first one on are here */
     const int64_t *places; /* (rows, chosen): experts */
     int32_t *ends;         /* [experts] */
-    int64_t *sorted_experts; /* [rows * chosen]: the expert of each row there */
+    int64_t *sorted_experts; /* [rows * chosen]: the expert of each row there, from the first one; past them for nobody */
     int64_t *sources;      /* [rows * chosen]: whose row it is */
-    int64_t *spots;        /* (rows, chosen): where it is */
+    int64_t *spots;        /* (rows, chosen): where it is; -1: nowhere */
 } GroupStep;
 
 /* Rows of `x`, by number, as floats. */
@@ -61,7 +62,7 @@ typedef struct UnpackStep {
 typedef struct SumStep {
     int rows, chosen, dim;
     const float *x;
-    const int64_t *spots;  /* (rows, chosen): rows of `x` */
+    const int64_t *spots;  /* (rows, chosen): rows of `x`; negative: none */
     const float *weights;  /* (rows, chosen) */
     float *out;            /* (rows, dim) */
     int threads;

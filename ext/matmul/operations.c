@@ -255,11 +255,12 @@ static int group_rows(const long long *numbers) {
         .rows = (int)numbers[0],
         .chosen = (int)numbers[1],
         .experts = (int)numbers[2],
-        .places = (const int64_t *)numbers[3],
-        .ends = (int32_t *)numbers[4],
-        .sorted_experts = (int64_t *)numbers[5],
-        .sources = (int64_t *)numbers[6],
-        .spots = (int64_t *)numbers[7],
+        .first = (int)numbers[3],
+        .places = (const int64_t *)numbers[4],
+        .ends = (int32_t *)numbers[5],
+        .sorted_experts = (int64_t *)numbers[6],
+        .sources = (int64_t *)numbers[7],
+        .spots = (int64_t *)numbers[8],
     };
     group_step(&step);
     return 0;
@@ -369,7 +370,7 @@ const OperationRow operations[] = {
     {"store", store, 8},        {"locate", locate, 9},
     {"add", add, 3},            {"sigmoid_gate", sigmoid_gate, 7},
     {"largest", largest, 6},    {"clamped_gate", clamped_gate, 8},
-    {"choose_experts", choose_experts, 16}, {"group_rows", group_rows, 8},
+    {"choose_experts", choose_experts, 16}, {"group_rows", group_rows, 9},
     {"gather_rows", gather_rows, 8}, {"weighted_sum", weighted_sum, 9},
     {"unpack_rows", unpack_rows, 9},
     {"scale_by_sigmoid", scale_by_sigmoid, 4}, {"run", run, 4},

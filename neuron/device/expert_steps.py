@@ -75,25 +75,32 @@ def choose(rule: RoutingRule, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ExpertRows(NamedTuple):
-    """A row for each expert that a token goes through, in the order of experts."""
+    """A row for each expert that a token goes through, in the order of experts, and then rows for nobody."""
 
     ends: Tensor  # of each expert's rows, (experts,) int32
-    experts: Tensor  # (rows,)
+    experts: Tensor  # (rows,), counted from the first one that is here
     sources: Tensor  # the token of each row, (rows,)
-    spots: Tensor  # where the rows of each token are, (tokens, chosen)
+    spots: Tensor  # where the rows of each token are, (tokens, chosen); -1: its expert is not here
 
 
-def group(chosen: Tensor, num_experts: int) -> ExpertRows:
-    """Return where the rows of tokens that chose these experts, (tokens, chosen) int64, are to stand."""
+def group(chosen: Tensor, num_experts: int, first: int = 0) -> ExpertRows:
+    """Return where the rows of tokens that chose these experts, (tokens, chosen) int64, are to stand.
+
+    So many experts are here, from the `first` one on.
+    """
     ends = torch.empty(num_experts, dtype=torch.int32)
     experts, sources = (torch.empty(chosen.numel(), dtype=torch.int64) for _ in range(2))
     rows = ExpertRows(ends, experts, sources, torch.empty_like(chosen))
-    _native.group_rows(*chosen.shape, num_experts, chosen.data_ptr(), *(part.data_ptr() for part in rows))
+    numbers = *chosen.shape, num_experts, first
+    _native.group_rows(*numbers, chosen.data_ptr(), *(part.data_ptr() for part in rows))
     return rows
 
 
 def weighted_sum(x: Tensor, spots: Tensor, weights: Tensor) -> Tensor:
-    """Return for each row of `spots` the sum of those rows of `x` with its weights, all contiguous."""
+    """Return for each row of `spots` the sum of those rows of `x` with its weights, all contiguous.
+
+    Negative spots are left out.
+    """
     out = torch.empty(len(spots), x.shape[1])
     _native.weighted_sum(
         *(matmul.instruction_set(), *spots.shape, x.shape[1], x.data_ptr(), spots.data_ptr()),

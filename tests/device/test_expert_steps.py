@@ -127,6 +127,26 @@ def test_rows_go_to_their_experts_and_come_back(tokens: int, chosen: int, expert
     torch.testing.assert_close(found, x * weights.sum(1, keepdim=True), rtol=1e-4, atol=1e-4)
 
 
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 8), st.integers(1, 8), st.integers(0, 9))
+def test_rows_of_experts_that_are_elsewhere_have_no_spot(
+    tokens: int, chosen: int, first: int, here: int, seed: int
+):
+    generator = torch.Generator().manual_seed(seed)
+    choice = torch.stack([torch.randperm(16, generator=generator)[:chosen] for _ in range(tokens)])
+    x, weights = torch.randn(tokens, 21), torch.randn(tokens, chosen)
+    rows = expert_steps.group(choice, here, first)
+    is_here = (choice >= first) & (choice < first + here)
+    count = int(is_here.sum())
+    assert torch.equal(rows.spots >= 0, is_here)
+    assert torch.equal(rows.experts[:count], (choice[is_here] - first).sort(stable=True)[0])
+    assert rows.ends[-1] == count
+    gathered = row_steps.gather(x, rows.sources)
+    gathered[count:] = float("nan")  # which nobody reads
+    found = expert_steps.weighted_sum(gathered, rows.spots, weights)
+    wanted = x * (weights * is_here).sum(1, keepdim=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_sums_are_of_the_rows_that_are_said():
     x, spots, weights = torch.randn(9, 300), torch.randint(9, (600, 3)), torch.randn(600, 3)
     wanted = (x[spots] * weights[..., None]).sum(1)  # divided among threads

@@ -75,21 +75,38 @@ def test_a_group_of_heads_on_two_ranks_is_normed_as_one(tmp_path: Path):
         )
 
 
-@recorded
-def test_decode_steps_of_ranks_are_replayed_with_their_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = save(tmp_path / "m", "qwen3", **WIDE)
-    computed: list[int] = []
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each decode step that was computed rather than replayed, of all ranks."""
+    found: list[int] = []
     compute = RankDecoder.compute
 
     def counted(self: RankDecoder, *inputs: torch.Tensor) -> torch.Tensor:
-        computed.append(len(inputs[0]))
+        found.append(len(inputs[0]))
         return compute(self, *inputs)
 
     monkeypatch.setattr(RankDecoder, "compute", counted)
+    return found
+
+
+@recorded
+@pytest.mark.parametrize("family", ["qwen3", "lfm2"])
+def test_decode_steps_of_ranks_are_replayed_with_their_sums(family: str, tmp_path: Path, computed: list[int]):
+    path = save(tmp_path / "m", family, **(WIDE if family == "qwen3" else {}))
     with links(2) as made:
         texts = served(group([part(path, rank, 2) for rank in range(2)], made), max_tokens=40)
     assert sorted(computed) == [1, 1, 3, 3]  # once for each size of batch on each rank
     assert texts == served(Serving(decoder(path)), max_tokens=40)
+
+
+@recorded
+def test_decode_steps_with_spread_experts_are_replayed(tmp_path: Path, computed: list[int]):
+    path = save(tmp_path / "m", "qwen3_moe", **WIDE, **SPREAD["qwen3_moe"])
+    with links(2) as made:
+        parts = [part(path, rank, 2, quant="q8_0") for rank in range(2)]
+        texts = served(group(parts, made), max_tokens=40)
+    assert sorted(computed) == [1, 1, 3, 3]
+    assert texts == served(Serving(quantized(path, "q8_0")), max_tokens=40)
 
 
 @recorded

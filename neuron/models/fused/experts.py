@@ -35,10 +35,11 @@ class Experts:
 
     def __call__(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Return each token's sum over its `chosen` experts with `weights`, both (tokens, k)."""
+        is_known = row_steps.runs_in_c(x) and x.is_contiguous() and chosen.dtype is torch.int64
+        if is_known and (self.first is None or self._is_grouped):
+            return self._in_c(x, chosen.contiguous(), weights.float().contiguous())
         if self.first is not None:
             return self._of_those_here(x, chosen, weights, self.first)
-        if row_steps.runs_in_c(x) and x.is_contiguous() and chosen.dtype is torch.int64:
-            return self._in_c(x, chosen.contiguous(), weights.float().contiguous())
         experts, order = chosen.flatten().sort(stable=True)
         rows = x.index_select(0, order.div(chosen.shape[1], rounding_mode="floor"))
         rows = self._multiplied(rows, Groups(experts, self.up.num_experts))
@@ -57,7 +58,7 @@ class Experts:
         return out.index_add_(0, tokens, rows * weights[tokens, places, None].to(rows.dtype))
 
     def _in_c(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        group = expert_steps.group(chosen, self.up.num_experts)
+        group = expert_steps.group(chosen, self.up.num_experts, self.first or 0)
         groups = Groups(group.experts, self.up.num_experts, group.ends)
         rows = self._multiplied(row_steps.gather(x, group.sources), groups)
         return expert_steps.weighted_sum(rows, group.spots, weights)
@@ -67,11 +68,16 @@ class Experts:
 
     @property
     def is_capturable(self) -> bool:
-        return self.first is None and self.up.is_capturable and self.down.is_capturable
+        return self.first is None and self._is_grouped
 
     @property
     def is_recordable(self) -> bool:
-        return self.is_capturable and runs_in_c(self.gate)
+        return self._is_grouped and runs_in_c(self.gate)
+
+    @property
+    def _is_grouped(self) -> bool:
+        """Whether each of its products is one for all experts."""
+        return self.up.is_capturable and self.down.is_capturable
 
 
 def take_experts(module: Any, device: torch.device) -> Experts:
