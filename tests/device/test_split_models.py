@@ -49,6 +49,9 @@ SPLIT = (
     "jamba",  # the same, with experts, and states by channels
     "mamba",  # such states alone
     "mamba2",  # groups of heads
+    "falcon_mamba",  # channels, and norms of what projections sum up
+    "hunyuan_v1_dense",  # plans of ours for classes that declare none
+    "lfm3",
 )
 
 

@@ -311,6 +311,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "hrm_text": ("HrmTextConfig", {"num_hidden_layers": 2, "H_cycles": 2, "L_cycles": 1}),
     "minimax": ("MiniMaxConfig", _HYBRID | {"num_local_experts": 4}),
 }
+# That transformers' own code runs, for tests of device groups alone.
+SPLIT_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon_mamba": ("FalconMambaConfig", {"state_size": 8}),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", {"head_dim": 16}),
+    "lfm3": ("Lfm3Config", {"layer_types": ["conv", "full_attention", "conv"], "head_dim": 16}),
+}
 _PLAIN_AT_FIRST = (
     "norm",
     "Norm",
@@ -325,7 +331,7 @@ _EAGER = {"gemma2"}  # with SDPA, transformers 5.17 silently drops its soft cap
 def build(family: str, **changes: Any) -> Any:
     """The model itself, in float32, the same for the same arguments."""
     torch.manual_seed(7)
-    name, options = FAMILIES[family]
+    name, options = (FAMILIES | SPLIT_FAMILIES)[family]
     config_class = getattr(transformers, name)
     computed = [key for key in _COMMON if isinstance(getattr(config_class, key, None), property)]
     common = {key: value for key, value in _COMMON.items() if key not in computed}

@@ -45,8 +45,10 @@ _OWN: dict[str, Mapping[str, str]] = {
     "glm4": _ATTENTION | _DENSE,
     "gpt_oss": _ATTENTION | _SPARSE,
     "granitemoehybrid": _ATTENTION | {"block_sparse_moe.experts": _EXPERTS},
+    "hunyuan_v1_dense": _ATTENTION | _DENSE,
     "lfm2": _LFM2,
     "lfm2_moe": _LFM2 | {"feed_forward.experts": _EXPERTS},
+    "lfm3": _ATTENTION | {"feed_forward.w2": _COLUMNS},
     "mistral4": _LATENT | _SPARSE | _DENSE,
     "nemotron_h": {
         "mixer.q_proj": _ROWS,
@@ -59,7 +61,7 @@ _OWN: dict[str, Mapping[str, str]] = {
     "youtu": _LATENT | _DENSE,
 }
 
-_RECURRENT = {"mamba", "mamba2"}  # which have nothing but layers with states
+_RECURRENT = {"falcon_mamba", "mamba", "mamba2"}  # which have nothing but layers with states
 
 _HEADS = re.compile(r"(^|\.)(self_attn|mixer)\.(q_proj|q_b_proj|qkv_proj)$")
 _ATTENTION_OUT = re.compile(r"(^|\.)(self_attn|mixer)\.(o_proj|out_proj|dense)$")

@@ -126,14 +126,17 @@ def _short_convolution(config: Any, num_ranks: int) -> Recurrence | None:
     return Recurrence("conv", {CHANNELS: config.hidden_size}, {}, rows, CHANNELS)
 
 
+_mamba = partial(_channels, "mixer", "intermediate_size")
 _LAYERS: dict[str, Callable[[Any, int], Recurrence | None]] = {
     "bamba": _bamba,
     "falcon_h1": _falcon_h1,
+    "falcon_mamba": _mamba,
     "granitemoehybrid": _bamba,
     "jamba": partial(_channels, "mamba", "mamba_expand"),
     "lfm2": _short_convolution,
     "lfm2_moe": _short_convolution,
-    "mamba": partial(_channels, "mixer", "intermediate_size"),
+    "lfm3": _short_convolution,
+    "mamba": _mamba,
     "mamba2": _mamba2,
     "nemotron_h": _nemotron_h,
 }
