@@ -10,9 +10,9 @@ from pathlib import Path
 from cortex_site.base.certificate import CertificateError, trusting
 from cortex_site.base.settings_file import line_of
 from cortex_site.config.cortex_toml import CortexConfig
-from cortex_site.config.heads import heads_of
+from cortex_site.config.heads import family_of, heads_of
 from cortex_site.config.models_toml import DEFAULT_PRIORITY, TORCH, Catalogue, Profile
-from neuron.split_heads import heads_problem
+from neuron.split_heads import family_problem, heads_problem
 
 Loc = tuple[str | int, ...]
 Found = Iterator[tuple[Loc, str]]  # place and sentence
@@ -161,9 +161,11 @@ def _of_split(profile: Profile) -> Iterator[tuple[str, str]]:
         return
     if profile.min_devices > 1 and profile.min_devices != wanted:
         yield "min_devices", f"means nothing: tensor_parallel says {wanted}"
-    if (found := heads_of(profile.source or profile.id)) is None:
-        return
-    if (problem := heads_problem(found.heads, found.kv_heads, wanted)) is not None:
+    source = profile.source or profile.id
+    family = family_of(source) if wanted > 1 and profile.harness == TORCH else None
+    if family and (problem := family_problem(family.model_type)):
+        yield "tensor_parallel", f"{family.file}: {problem}"
+    elif (found := heads_of(source)) and (problem := heads_problem(found.heads, found.kv_heads, wanted)):
         yield "tensor_parallel", f"{found.file}: {problem}"
 
 

@@ -1,4 +1,4 @@
-"""The heads of a model by its files, where this host has them: on its disk or in the hub's cache."""
+"""A model's family and heads by its files, where this host has them: on its disk or in the hub's cache."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ class Heads(NamedTuple):
     file: Path
     heads: int
     kv_heads: int
+
+
+class FamilyName(NamedTuple):
+    file: Path
+    model_type: str
+
+
+def family_of(source: str) -> FamilyName | None:
+    """The family of the model, or of its part for text; None where its files are elsewhere or do not tell."""
+    file = _file(source)
+    config = _read(file) if file else {}
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("model_type")
+    return FamilyName(file, found) if file and isinstance(found, str) else None
 
 
 def heads_of(source: str) -> Heads | None:

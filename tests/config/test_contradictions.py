@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from cortex_site.cli.check import describe
@@ -66,6 +68,30 @@ def test_a_profile_that_contradicts(files, tmp_path, text, key, words):
     line = next(number for number, line in enumerate(body.splitlines(), 1) if line.startswith(key))
     assert found.startswith(f"{tmp_path}/models.toml:{line}: models.1.{key}: ")
     assert words in found
+
+
+@pytest.mark.parametrize(
+    ("model", "profile", "problem"),
+    [
+        ({"model_type": "bloom", "n_head": 8}, "", "models of the family bloom are not split over devices"),
+        ({"text_config": {"model_type": "opt"}}, "", "of the family opt"),
+        ({"model_type": "llama", "num_attention_heads": 3}, "", "num_attention_heads is 3, which"),
+        ({"model_type": "llama", "num_attention_heads": 8}, "", None),
+        ({"model_type": "bloom"}, 'harness = "vllm"', None),  # which has ways of its own
+        ({"model_type": ["bloom"]}, "", None),
+    ],
+)
+def test_a_split_that_the_model_does_not_allow(files, tmp_path, model, profile, problem):
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    body = f'[[models]]\nid = "m"\nsource = "{tmp_path}"\ntensor_parallel = 2\n{profile}\n'
+    found = warnings(*files(body))
+    if problem is None:
+        assert found == []
+    else:
+        assert found[0].startswith(
+            f"{tmp_path}/models.toml:4: models.0.tensor_parallel: {tmp_path}/config.json: "
+        )
+        assert problem in found[0]
 
 
 @pytest.mark.parametrize(("text", "name", "words"), ALIASES)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from neuron.device.collective import GroupLostError, sums_are_recorded
 from neuron.device.state_pool import bytes_per_slot
@@ -16,10 +20,12 @@ from neuron.models.decoder import AnyDecoder, load_decoder
 from neuron.models.in_situ.checkpoint import in_situ
 from neuron.models.reading import read_checkpoint
 from neuron.models.tensor_parallel.checkpoint import split_checkpoint
+from neuron.models.tensor_parallel.parts import find_parts
 from neuron.models.tensor_parallel.rank import RankDecoder
 from neuron.models.tensor_parallel.sizes import Rank
 from neuron.models.weights import LoadOptions
 from neuron.pipe import Sampling
+from neuron.split_heads import family_problem
 from tests.device.ranks import group, links, part
 from tests.device.serving import Serving, decoder, prompt
 from tests.device.zoo import save
@@ -292,6 +298,27 @@ def test_what_cannot_be_split_is_refused(
         split_checkpoint(read_checkpoint(path), Rank(0, ranks))
     assert refused.value.code == "model_unsupported"
     assert str(path / "config.json") in refused.value.message
+
+
+def test_profiles_of_families_that_are_not_split_are_known(tmp_path: Path):
+    """`cortex check` has no transformers to ask."""
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if (config := default_config(kind)) is None:
+            continue
+        try:
+            find_parts(config, tmp_path)
+        except ModelLoadError:
+            assert family_problem(config.model_type), config.model_type
+        else:
+            assert not family_problem(config.model_type), config.model_type
+
+
+def default_config(model_type: str) -> Any:
+    """The part for text of a family's configuration; None of a family that has no default."""
+    try:
+        return CONFIG_MAPPING[model_type]().get_text_config(decoder=True)
+    except StrictDataclassError:
+        return None
 
 
 def test_a_class_that_cannot_be_built_in_part_is_refused(tmp_path: Path):
