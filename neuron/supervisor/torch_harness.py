@@ -35,7 +35,7 @@ log = logging.getLogger("neuron.models")
 
 WORKER = (sys.executable, "-m", "neuron.worker")
 LOAD_STATUS = {"model_not_found": 404, "model_unsupported": 422, "model_broken": 422}  # others: 503
-POLL_S = 0.05  # between two looks at whether a model's requests have ended
+POLL_S = 0.005  # between two looks at whether a model's requests have ended
 _LOAD_FIELDS = tuple(name for name in ModelLoad.model_fields if name != "id")
 
 

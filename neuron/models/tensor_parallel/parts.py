@@ -2,7 +2,7 @@
 
 Of a plan are used `colwise` and `rowwise`, which split a pair of linear layers, and the styles of experts.
 Modules that a plan gathers after each layer, or does not name, are computed whole on every rank: attention
-whose norms span all heads, recurrences. What has a style besides these is refused.
+whose norms span all heads. Layers with states are in `recurrence`. What has a style besides these is refused.
 """
 
 from __future__ import annotations
