@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from neuron.wire import ApiError
 # Of a repository: the weights once, not the publisher's own layout or another precision of them as well.
 NEEDED = ("model*.safetensors", "adapter_model.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 DOUBLE = ("original/*", "model.fp16*", "model.bf16*", "model.fp32*")
+_KEPT = "Files that have come whole are kept: asking again fetches the others."
 
 
 def listed(repo: str) -> list[str]:
@@ -98,10 +100,52 @@ def download(repo: str, patterns: Sequence[str] = NEEDED) -> Path:
     Raises `ApiError`. `TRANSFERS` tells how far it is.
     """
     with TRANSFERS.under_way(repo) as transfer:
-        return _download(repo, patterns, transfer)
+        try:
+            return _download(repo, patterns, transfer)
+        except Exception as error:
+            if transfer.is_cancelled:
+                raise ApiError(409, "download_cancelled", f"{repo!r}: cancelled. {_KEPT}") from error
+            raise
+
+
+def cancel(repo: str) -> None:
+    """Have the downloads of a repository end. Raises `ApiError` 404 if there is none.
+
+    Their threads end at their next piece; those of Xet end with its session, which all downloads share.
+    """
+    TRANSFERS.cancel(repo)
+    _XET.end()
+
+
+class _XetSession:
+    """The library's session of Xet storage, which can only be ended as a whole; others begin a new one."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def end(self) -> None:
+        self.ended += 1
+        with suppress(ImportError):  # versions that have no such session
+            from huggingface_hub.utils._xet import abort_xet_session  # noqa: PLC0415
+
+            abort_xet_session()
+
+
+_XET = _XetSession()
 
 
 def _download(repo: str, patterns: Sequence[str], transfer: Transfer) -> Path:
+    """Return what is fetched, anew if the cancelling of another download ended this one's session."""
+    while True:
+        before = _XET.ended
+        try:
+            return _fetch(repo, patterns, transfer)
+        except RuntimeError as error:  # what Xet raises
+            if transfer.is_cancelled or _XET.ended == before:
+                raise _failed(repo, error) from error
+
+
+def _fetch(repo: str, patterns: Sequence[str], transfer: Transfer) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
@@ -116,10 +160,7 @@ def _download(repo: str, patterns: Sequence[str], transfer: Transfer) -> Path:
     except HfHubHTTPError as error:
         raise _not_given(repo, error) from error
     except _unreadable() as error:
-        message = (
-            f"{repo!r}: {_first_line(error)}. What has come is kept: loading it again goes on from there."
-        )
-        raise ApiError(503, "download_failed", message) from error
+        raise _failed(repo, error) from error
 
 
 def _missing_as_listed(repo: str, patterns: Sequence[str]) -> int:
@@ -159,6 +200,10 @@ def _not_given(repo: str, error: Exception) -> ApiError:
             " If it is private, or its licence is to be accepted first, set HF_TOKEN where neuron runs."
         )
     return ApiError(404, "model_not_found", message, param="source")
+
+
+def _failed(repo: str, error: Exception) -> ApiError:
+    return ApiError(503, "download_failed", f"{repo!r}: {_first_line(error)}. {_KEPT}")
 
 
 def unreachable(repo: str) -> ApiError:

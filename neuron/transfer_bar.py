@@ -14,7 +14,7 @@ def bar_of(transfer: Transfer, missing: Callable[[], int]) -> type[tqdm]:
     """Return the class of bars whose bytes `transfer` counts; `missing` says how many are to come.
 
     The library makes a bar for files, one for bytes that are written and, in newer versions, one for bytes of
-    the network, which may be fewer.
+    the network, which may be fewer. They raise `DownloadCancelledError`, which ends the thread that counts.
     """
 
     class Bar(tqdm):
@@ -25,7 +25,12 @@ def bar_of(transfer: Transfer, missing: Callable[[], int]) -> type[tqdm]:
         def display(self, *args: Any, **kwargs: Any) -> None:
             """Show nothing."""
 
+        def refresh(self, *args: Any, **kwargs: Any) -> None:
+            """Show nothing; a file that is begun after the end ends here."""
+            transfer.check()
+
         def update(self, n: float | None = 1) -> bool | None:
+            transfer.check()
             shown: bool | None = super().update(n)
             if self._counts and n:
                 transfer.done_bytes = max(transfer.done_bytes, int(self.n))

@@ -1,4 +1,4 @@
-"""The downloads of this process: how far each is, and how the last ones ended."""
+"""The downloads of this process: how far each is, how to end one, and how the last ones ended."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from neuron.wire import ApiError, Download
 
 MIB = 1 << 20
 KEPT = 20  # downloads that are over
+UNDER_WAY = frozenset({"running", "cancelling"})
+
+
+class DownloadCancelledError(Exception):
+    """Raised in the threads of a download that somebody ended."""
 
 
 @dataclass(slots=True)
@@ -26,6 +31,15 @@ class Transfer:
     message: str = ""
 
     @property
+    def is_cancelled(self) -> bool:
+        return self.state == "cancelling"
+
+    def check(self) -> None:
+        """Raise `DownloadCancelledError` once somebody has ended it."""
+        if self.is_cancelled:
+            raise DownloadCancelledError(self.source)
+
+    @property
     def fraction(self) -> float | None:
         return min(1.0, self.done_bytes / self.total_bytes) if self.total_bytes else None
 
@@ -35,7 +49,7 @@ class Transfer:
             state=self.state,
             done_mb=-(-self.done_bytes // MIB),
             total_mb=-(-self.total_bytes // MIB),
-            seconds=round(time.monotonic() - self.started_at, 1) if self.state == "running" else None,
+            seconds=round(time.monotonic() - self.started_at, 1) if self.state in UNDER_WAY else None,
             message=self.message,
         )
 
@@ -57,32 +71,46 @@ class Transfers:
         try:
             yield transfer
         except BaseException as error:
-            self._end(transfer, "failed", error.message if isinstance(error, ApiError) else str(error))
+            state = "cancelled" if transfer.is_cancelled else "failed"
+            self._end(transfer, state, error.message if isinstance(error, ApiError) else str(error))
             raise
         self._end(transfer, "done")
 
     def _end(self, transfer: Transfer, state: str, message: str = "") -> None:
-        transfer.state, transfer.message = state, message[:500]
         if state == "done":
             transfer.done_bytes = transfer.total_bytes
         with self._lock:
+            transfer.state, transfer.message = state, message[:500]
             same = self._running[transfer.source]
             same.remove(transfer)
             if not same:
                 del self._running[transfer.source]
-        if transfer.total_bytes or state == "failed":  # else all of it was here
+        if transfer.total_bytes or state != "done":  # else all of it was here
             self._keep(transfer)
 
     def refuse(self, source: str, message: str) -> None:
         """Tell of a download that could not begin; one that failed under way is told of already."""
         with self._lock:
-            told = any(each.source == source and each.state == "failed" for each in self._over)
+            told = any((each.source, each.message) == (source, message[:500]) for each in self._over)
         if not told:
             self._keep(Transfer(source, time.monotonic(), state="failed", message=message[:500]))
 
     def _keep(self, transfer: Transfer) -> None:
         with self._lock:
             self._over = [*(each for each in self._over if each.source != transfer.source), transfer][-KEPT:]
+
+    def cancel(self, source: str) -> None:
+        """Have the downloads of `source` end, which raise `DownloadCancelledError` at their next piece.
+
+        Raises `ApiError` 404 if there is none.
+        """
+        with self._lock:
+            found = self._running.get(source, [])
+            for transfer in found:
+                transfer.state = "cancelling"
+        if not found:
+            message = f"No download of {source!r} is under way here; GET /downloads lists them."
+            raise ApiError(404, "download_not_found", message, param="source")
 
     def find(self, source: str) -> Transfer | None:
         """Return what is known of the download of `source` that is under way; None if there is none."""

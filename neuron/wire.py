@@ -227,11 +227,17 @@ class Download(BaseModel):
     """A download of a model's files to this node, under way or over."""
 
     source: str
-    state: str = Field(description="running, done or failed")
+    state: str = Field(description="running, cancelling, done, cancelled or failed")
     done_mb: int = 0
     total_mb: int = Field(0, description="0: not known yet")
     seconds: float | None = Field(None, description="Since it began, of one that is running")
-    message: str = Field("", description="Why it failed, with what helps")
+    message: str = Field("", description="Why it failed or what is kept of it, with what helps")
+
+
+class DownloadEnd(BaseModel):
+    """Body of `POST /downloads/cancel`."""
+
+    source: str = Field(min_length=1, description="As `GET /downloads` lists it")
 
 
 class FormatChoice(BaseModel):

@@ -24,6 +24,11 @@ class DownloadIn(Schema):
     node: str = Field(min_length=1)
 
 
+class CancelIn(Schema):
+    source: str = Field(min_length=1, max_length=500, description="As `GET /api/downloads` lists it")
+    node: str = Field(min_length=1)
+
+
 class FormOut(FormatChoice):
     needed_mb: int = Field(description="About what a load needs, with keys and values of 4,096 tokens")
     outlook: str = Field(description="fits, fits after eviction, busy, starting, down or infeasible")
@@ -60,6 +65,13 @@ def download(request: HttpRequest, payload: DownloadIn) -> Any:
 def downloads(request: HttpRequest, node: str | None = None) -> Any:
     """Downloads under way and the last ones that are over, of a node or of all healthy ones."""
     return [DownloadOut(node=name, **told.model_dump()) for name, told in adding.downloads(node)]
+
+
+@router.post("/downloads/cancel", response={202: dict[str, str]})
+def cancel_download(request: HttpRequest, payload: CancelIn) -> Any:
+    """Have a node end a download. Files that came whole are kept: asking again fetches the others."""
+    adding.cancel_download(payload.source, payload.node, requested_by=operator(request))
+    return Status(202, {"source": payload.source, "node": payload.node})
 
 
 def answer_of(outcome: PreflightReport) -> PreflightOut:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 
 from django.conf import settings
@@ -92,14 +94,29 @@ def _form(source: str, found: Preflight, choice: FormatChoice, nodes: Sequence[N
 @connected
 def download(source: str, quant: str, node: str, *, requested_by: str) -> None:
     """Have a node bring the files of a model to its disk. Raises `ApiError`, 502 for what the node says."""
-    row = lookup.neuron(node)
     spec = ModelSpec(model_id=source, source=source, quant=quant or None)
-    try:
-        with NeuronClient(row) as client:
-            client.download(spec)
-    except NodeError as error:
-        raise ApiError(502, error.code, error.message) from error
+    with _told(node) as client:
+        client.download(spec)
     audit.note(requested_by, "download", source, node=node, quant=quant)
+
+
+@connected
+def cancel_download(source: str, node: str, *, requested_by: str) -> None:
+    """Have a node end a download; files that came whole stay there. Raises `ApiError` as `download` does."""
+    with _told(node) as client:
+        client.cancel_download(source)
+    audit.note(requested_by, "cancel download", source, node=node)
+
+
+@contextmanager
+def _told(node: str) -> Iterator[NeuronClient]:
+    """Yield a client of the node, whose refusals become the answer."""
+    try:
+        with NeuronClient(lookup.neuron(node)) as client:
+            yield client
+    except NodeError as error:
+        status = 404 if error.status == HTTPStatus.NOT_FOUND else 502
+        raise ApiError(status, error.code, error.message) from error
 
 
 @connected

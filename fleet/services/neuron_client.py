@@ -94,6 +94,10 @@ class NeuronClient:
         """Have the neuron bring the model's files to its disk; returns at once."""
         self._ask("POST", "/models/download", spec.model_dump())
 
+    def cancel_download(self, source: str) -> None:
+        """Have the download of the source end, which its list of downloads tells of."""
+        self._ask("POST", "/downloads/cancel", {"source": source})
+
     def downloads(self) -> list[Download]:
         found: list[Download] = understood(self._name, _DOWNLOADS, self._ask("GET", "/downloads"))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from contextlib import aclosing
 from typing import Any
@@ -11,7 +12,7 @@ from ninja import Router
 
 from cortex_site.base.version import VERSION
 from cortex_site.http.response import StreamResponse, Write
-from neuron import sse
+from neuron import hub, sse
 from neuron.api.request import log_fields
 from neuron.daemon import Daemon
 from neuron.preflight import preflight
@@ -21,6 +22,7 @@ from neuron.wire import (
     CacheReset,
     Discovery,
     Download,
+    DownloadEnd,
     Health,
     Leave,
     ModelInfo,
@@ -119,6 +121,13 @@ def _add_verbs(node: Router, daemon: Daemon) -> None:
         log_fields(request)["model"] = spec.model_id
         daemon.download(spec)
         return {"status": "downloading", "model_id": spec.model_id}
+
+    @node.post("/downloads/cancel")
+    async def cancel_download(request: HttpRequest, body: DownloadEnd) -> dict[str, str]:
+        """Answers at once; the download ends with its next piece. Files that have come whole are kept."""
+        log_fields(request)["model"] = body.source
+        await asyncio.to_thread(hub.cancel, body.source)
+        return {"status": "cancelling", "source": body.source}
 
     @node.post("/models/unload")
     async def unload(request: HttpRequest, body: UnloadRequest) -> dict[str, str]:

@@ -171,6 +171,18 @@ def test_downloads_are_begun_and_followed(staff, fleet):
     assert staff.get("/api/downloads").json() == []
 
 
+def test_a_download_is_cancelled_on_its_node(staff, fleet, client_for):
+    fake = fleet.node("n1")
+    fake.answers["/downloads/cancel"] = {}
+    asked, headers = {"source": "org/m", "node": "n1"}, {"content_type": "application/json"}
+    assert staff.post("/api/downloads/cancel", asked, **headers).status_code == 202
+    assert AuditEntry.objects.filter(action="cancel download", target="org/m").exists()
+    del fake.answers["/downloads/cancel"]
+    assert staff.post("/api/downloads/cancel", asked, **headers).status_code == 404
+    assert client_for().post("/api/downloads/cancel", asked, **headers).status_code == 401
+    assert "cancel" in staff.get("/admin/fleet/add-model/").content.decode()
+
+
 def test_the_operator_api_looks_and_downloads(staff, fleet):
     fake = fleet.node("n1")
     fake.answers["/models/preflight"] = FOUND

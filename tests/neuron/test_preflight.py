@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
+from neuron.hub import cancel, download
 from neuron.models.tiny import WEIGHTS_DIR
 from neuron.preflight import preflight
 from neuron.transfers import TRANSFERS, Transfers
 from neuron.wire import ApiError, Preflight
-from tests.neuron.conftest import config, neuron_with
+from tests.neuron.conftest import Neuron, config, neuron_with
 from tests.stubs.fake_hub import FakeHub, fake_hub
 
 TINY = "helexa-tiny"
@@ -127,6 +129,66 @@ async def test_a_download_is_told_of_while_it_runs_and_after(hub: FakeHub):
         }
 
 
+def kept_files(folder: Path) -> set[str]:
+    """The names of files in the hub's cache."""
+    return {path.name for path in folder.glob("cache/**/*") if path.is_file()}
+
+
+async def state_of(neuron: Neuron, source: str, *passing: str) -> str:
+    """The state of the download of `source`, as soon as it is none of `passing`."""
+    while True:
+        told = (await neuron.http.get("/downloads")).json()
+        states = [each["state"] for each in told if each["source"] == source]
+        if states and states[0] not in passing:
+            return str(states[0])
+        await asyncio.sleep(0.02)
+
+
+async def test_a_download_is_cancelled_and_goes_on_when_it_is_asked_for_again(hub: FakeHub, tmp_path: Path):
+    spec = {"model_id": "m", "source": "org/tiny"}
+    async with neuron_with(config()) as neuron:
+        hub.go_on.clear()
+        await neuron.http.post("/models/download", json=spec)
+        assert await state_of(neuron, "org/tiny", "done") == "running"
+        answer = await neuron.http.post("/downloads/cancel", json={"source": "org/tiny"})
+        assert answer.json()["status"] == "cancelling"
+        hub.go_on.set()
+        assert await state_of(neuron, "org/tiny", "running", "cancelling") == "cancelled"
+        (told,) = (
+            each for each in (await neuron.http.get("/downloads")).json() if each["source"] == "org/tiny"
+        )
+        assert "Files that have come whole are kept" in told["message"]
+        kept = kept_files(tmp_path)
+        assert not any(name.endswith(".incomplete") for name in kept)
+        hub.given.clear()
+        await neuron.http.post("/models/download", json=spec)
+        assert await state_of(neuron, "org/tiny", "running", "cancelled") == "done"
+        assert "model.safetensors" in hub.given
+        assert not kept & set(hub.given)
+
+
+async def test_cancelling_what_is_not_under_way_is_refused():
+    async with neuron_with(config()) as neuron:
+        answer = await neuron.http.post("/downloads/cancel", json={"source": "org/other"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "download_not_found")
+
+
+def test_a_download_goes_on_when_the_cancelling_of_another_ends_its_session(monkeypatch: pytest.MonkeyPatch):
+    tries = []
+
+    def fetch(repo: str, **_: object) -> str:
+        tries.append(repo)
+        if len(tries) == 1:
+            with TRANSFERS.under_way("org/other"):
+                cancel("org/other")
+            raise RuntimeError("Operation cancelled")
+        return "/here"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert download("org/this") == Path("/here")
+    assert tries == ["org/this", "org/this"]
+
+
 async def test_a_download_that_cannot_begin_is_told_of(hub: FakeHub):
     async with neuron_with(config()) as neuron:
         await neuron.http.post("/models/download", json={"model_id": "org/nothing"})
@@ -147,5 +209,16 @@ def test_a_download_that_fails_keeps_its_reason():
     with pytest.raises(ApiError), transfers.under_way("org/x"):
         raise ApiError(503, "hub_unreachable", "no way")
     assert [(each.state, each.message) for each in transfers.list()] == [("failed", "no way")]
-    transfers.refuse("org/x", "again")
+    transfers.refuse("org/x", "no way")
     assert len(transfers.list()) == 1
+
+
+def test_a_failure_after_a_cancelled_download_is_told_of():
+    transfers = Transfers()
+    with suppress(ApiError), transfers.under_way("org/x"):
+        transfers.cancel("org/x")
+        raise ApiError(409, "download_cancelled", "cancelled")
+    transfers.refuse("org/x", "cancelled")
+    assert [each.state for each in transfers.list()] == ["cancelled"]
+    transfers.refuse("org/x", "no hub")
+    assert [(each.state, each.message) for each in transfers.list()] == [("failed", "no hub")]
