@@ -15,6 +15,7 @@ ORDER = (
     "test_clients",
     "test_javascript_clients",
     "test_http_clients",
+    "test_playground_page",
     "test_acp",
     "test_answers",
     "test_cancel",
@@ -42,7 +43,14 @@ TOGETHER = {
         "stack",
     ),
     **dict.fromkeys(
-        ("test_clients", "test_http_clients", "test_javascript_clients", "test_other_clients"), "clients"
+        (
+            "test_clients",
+            "test_http_clients",
+            "test_javascript_clients",
+            "test_other_clients",
+            "test_playground_page",
+        ),
+        "clients",
     ),
     "test_ha": "ha",
     "test_serve": "serve",

@@ -141,7 +141,14 @@ class FakeNode:
         self._server.close()
 
     async def set_model(
-        self, model: str, state: str = "loaded", *, error: str | None = None, progress=None, **load
+        self,
+        model: str,
+        state: str = "loaded",
+        *,
+        error: str | None = None,
+        progress=None,
+        capabilities=("chat",),
+        **load,
     ) -> None:
         failure = ModelFailure(code="model_broken", message=error) if error else None
         self.models[model] = ModelInfo(
@@ -153,7 +160,7 @@ class FakeNode:
             format="q4_k",
             bits_per_weight=4.5,
             progress=progress,
-            capabilities=["chat"],
+            capabilities=list(capabilities),
             error=failure,
         )
         self.loads[model] = ModelLoad(id=model, **load)
