@@ -22,6 +22,7 @@ from cortex_site.base import logs
 from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
 from cortex_site.base.certificate import TlsFiles
 from cortex_site.base.interpreter import favour_event_loop
+from cortex_site.base.last_lines import LastLines
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
 from cortex_site.http.server import PLAIN, HttpServer
@@ -81,10 +82,11 @@ def serve(
         _give_up(*error.lines)
     except ValueError:
         _give_up(f"--listen {listen}: expected HOST:PORT, as in 127.0.0.1:13131")
-    logs.setup(settings.log_level, "neuron")
+    last = LastLines(settings.log_lines)
+    logs.setup(settings.log_level, "neuron", last)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # neuron logs requests itself
     with _bind(settings.listen) as bound:
-        _serve(settings, bound)
+        _serve(settings, bound, last)
 
 
 def _give_up(*lines: str) -> NoReturn:
@@ -103,7 +105,7 @@ def _bind(listen: str) -> socket.socket:
         _give_up(f"cannot listen on {listen}: {error.strerror or error}")
 
 
-def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
+def _serve(settings: NeuronConfig, bound: socket.socket, last: LastLines) -> None:
     # After neuron.api, which configures Django: ninja reads its settings when it is imported.
     from cortex_site.http.protocol import HTTP_PROTOCOL  # noqa: PLC0415
 
@@ -112,7 +114,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket) -> None:
     url = settings.public_url or _url(bound, tls=settings.speaks_tls)
     membership, settings = _join(settings, bound)
     host = discover(cpu_devices=settings.device.cpu_devices or 1)
-    daemon = Daemon(settings, host, url=url, beside=membership.run if membership else None)
+    daemon = Daemon(settings, host, url=url, beside=membership.run if membership else None, last=last)
     options = uvicorn.Config(
         build_app(daemon),
         loop="uvloop",

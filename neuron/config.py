@@ -253,6 +253,9 @@ class NeuronConfig(Settings, TlsFiles, Http2Settings):
         10.0, description="The time that running answers have to end when neuron stops"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_lines: NonNegativeInt = Field(
+        1000, le=100_000, description="Last lines of the daemon and its workers that are kept for GET /logs"
+    )
     models: list[ModelSettings] = []
     device: DeviceSettings = DeviceSettings()
     engine: EngineSettings = EngineSettings()

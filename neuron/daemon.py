@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
+from cortex_site.base.last_lines import LastLines
 from neuron import sources
 from neuron.config import NeuronConfig
 from neuron.discovery import DiscoveredHost, describe
@@ -33,7 +34,8 @@ log = logging.getLogger("neuron")
 class Daemon:
     """Makes the harnesses and runs them, with `beside` next to them for as long.
 
-    By default these are torch's and one for each managed engine that is installed.
+    By default these are torch's and one for each managed engine that is installed. `last` has the last lines
+    of this process's log.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Daemon:
         url: str,
         harnesses: Sequence[Callable[[HarnessContext], Harness]] | None = None,
         beside: Callable[[], Coroutine[None, None, None]] | None = None,
+        last: LastLines | None = None,
     ) -> None:
         self.config = config
         self._beside = beside
@@ -63,6 +66,7 @@ class Daemon:
         makers = [TorchHarness, *installed(config)] if harnesses is None else harnesses
         self.registry = Registry([make(context) for make in makers])
         self._lines = ModelLines()
+        self.last_lines = last or LastLines(config.log_lines)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

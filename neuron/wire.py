@@ -266,6 +266,13 @@ class Preflight(BaseModel):
     warnings: list[str] = []
 
 
+class NodeLog(BaseModel):
+    """`GET /logs`: lines of the daemon and its device workers, oldest first."""
+
+    lines: list[str]
+    end: int = Field(description="What to ask `after` for those that come")
+
+
 class ModelLog(BaseModel):
     """`GET /models/ID/log`: what a managed engine's server wrote last, else what neuron logged of it."""
 

@@ -13,7 +13,7 @@ BAD = frozenset({"warning", "error", "critical"})
 
 
 class LogPart(NamedTuple):
-    """Lines of a log, oldest first; `end` is where the next part begins, in bytes."""
+    """Lines of a log, oldest first; the next part begins at `end`: a file's byte, else a line's number."""
 
     lines: list[str]
     end: int

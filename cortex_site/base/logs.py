@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import msgspec
 
 from cortex_site.base.excerpt import excerpt
+from cortex_site.base.last_lines import LastLines
 
 # They log every poll and every task; `cortex.operations` logs the outcome of an operation.
 _CHATTY = (
@@ -104,12 +105,14 @@ class TextFormatter(logging.Formatter):
 class ThreadHandler(logging.Handler):
     """Writes lines in a thread, several at a time, so that logging never waits for a slow reader.
 
-    At most `max_waiting` lines wait; the number of dropped ones is logged when there is room again.
+    At most `max_waiting` lines wait; the number of dropped ones is logged when there is room again. `last`
+    keeps what is written.
     """
 
-    def __init__(self, stream: TextIO, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, stream: TextIO, max_waiting: int = MAX_WAITING, last: LastLines | None = None) -> None:
         super().__init__()
         self._stream = stream
+        self._last = last
         self._max_waiting = max_waiting
         self._lines: queue.SimpleQueue[str | Lines | None] = queue.SimpleQueue()
         self._dropped = 0
@@ -119,6 +122,11 @@ class ThreadHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._has_room():
             self._lines.put(self.format(record))
+
+    def put_text(self, text: str) -> None:
+        """Write whole lines that another process formatted, if there is room; the last one has no end."""
+        if self._has_room():
+            self._lines.put(text)
 
     def put(self, lines: Lines) -> None:
         """Have the thread take and write lines, together with what else comes within `GATHER_S`."""
@@ -149,6 +157,8 @@ class ThreadHandler(logging.Handler):
                 lines.append(self._lines.get())
             more = lines[-1] is not None
             text = "".join([_text(line) for line in lines if line is not None])
+            if self._last is not None:
+                self._last.feed(text)
             with suppress(OSError, ValueError):  # nobody reads stderr
                 self._stream.write(text)
                 self._stream.flush()
@@ -189,6 +199,17 @@ def tell(logger: logging.Logger, take: Lines) -> None:
         logger.log(logging.getLevelNamesMapping()[level.upper()], message, extra=fields)
 
 
+def pass_on(text: str) -> None:
+    """Write whole lines of a child process where ours go; the last one has no end."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ThreadHandler):
+            handler.put_text(text)
+            return
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 def _writer() -> ThreadHandler | None:
     """The handler of all lines, if it writes JSON in a thread."""
     handlers = logging.getLogger().handlers
@@ -197,9 +218,9 @@ def _writer() -> ThreadHandler | None:
     return None
 
 
-def setup(level: str, program: str) -> None:
-    """Log from `level` up to stderr; `CORTEX_LOG_LEVEL` and `CORTEX_LOG` override level and format."""
-    handler = ThreadHandler(sys.stderr)
+def setup(level: str, program: str, last: LastLines | None = None) -> None:
+    """Log from `level` up to stderr, and keep `last` lines; `CORTEX_LOG_LEVEL` and `CORTEX_LOG` override."""
+    handler = ThreadHandler(sys.stderr, last=last)
     text = os.environ.get("CORTEX_LOG") == "text"
     handler.setFormatter(TextFormatter(program) if text else JsonFormatter(program))
     logging.basicConfig(

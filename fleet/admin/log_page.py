@@ -1,8 +1,9 @@
-"""The logs of this machine's processes, in the admin: the last lines, and those that come."""
+"""The logs of this machine's processes and of nodes, in the admin: the last lines, and those that come."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -11,7 +12,10 @@ from django.template.response import TemplateResponse
 
 from cortex_site.base import log_files
 from cortex_site.config import current
+from fleet.models import Node
 from fleet.permissions import may_operate
+from fleet.services import node_logs
+from neuron.wire import ApiError
 
 MAX_MATCH_CHARS = 200
 
@@ -20,25 +24,27 @@ def logs(request: HttpRequest) -> TemplateResponse:
     """The page, which fills itself."""
     _require(request)
     names = log_files.names(_folder())
-    context = admin.site.each_context(request) | {"title": "Logs", "names": names}
+    nodes = Node.objects.filter(kind=Node.Kind.NEURON).order_by("name").values_list("name", flat=True)
+    context = admin.site.each_context(request) | {"title": "Logs", "names": names, "nodes": nodes}
     return TemplateResponse(request, "admin/fleet/logs.html", context)
 
 
 def log_lines(request: HttpRequest) -> JsonResponse:
-    """Lines of `?name=` that contain `match`, from the byte `after` on, or the last ones."""
+    """Lines of `?name=` or `?node=` that contain `match`, from `after` on, or the last ones."""
     _require(request)
     after = request.GET.get("after", "")
-    match = request.GET.get("match", "")[:MAX_MATCH_CHARS]
+    wanted: dict[str, Any] = {
+        "after": int(after) if after.isdecimal() else None,
+        "match": request.GET.get("match", "")[:MAX_MATCH_CHARS],
+    }
     try:
-        part = log_files.read(
-            _folder(),
-            request.GET.get("name", ""),
-            after=int(after) if after.isdecimal() else None,
-            match=match,
-        )
+        if node := request.GET.get("node"):
+            return JsonResponse(node_logs.lines_of_node(node, **wanted).model_dump())
+        return JsonResponse(log_files.read(_folder(), request.GET.get("name", ""), **wanted)._asdict())
+    except ApiError as error:
+        return JsonResponse({"error": error.message}, status=error.status)
     except OSError:
         return JsonResponse({"error": "there is no such log"}, status=404)
-    return JsonResponse(part._asdict())
 
 
 def _folder() -> Path:

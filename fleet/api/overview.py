@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Router
 
 from fleet.api.schemas import Lines, ModelOut, NodeOut, PlacementOut, StatusOut
-from fleet.services import model_logs, overview, settings_warnings
+from fleet.services import node_logs, overview, settings_warnings
 from neuron.wire import ModelLog
 
 router = Router(tags=["fleet"])
@@ -36,7 +36,7 @@ def placements(request: HttpRequest) -> Any:
 @router.get("/models/log", response=ModelLog)
 def log(request: HttpRequest, model: str, node: str | None = None, lines: Lines = 200) -> Any:
     """The last lines that a managed engine's server wrote, on a node or on the first that has the model."""
-    return ModelLog(lines=model_logs.lines_of(model, node, lines=lines))
+    return ModelLog(lines=node_logs.lines_of(model, node, lines=lines))
 
 
 @router.get("/warnings", response=list[str])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 from django.conf import settings
@@ -16,10 +16,11 @@ from cortex_site.base.certificate import trusting
 from cortex_site.config import current
 from fleet.foreign.errors import read_error
 from fleet.models import Node
-from neuron.wire import Download, Leave, ModelInfo, ModelLog, ModelSpec, Preflight, UnloadRequest
+from neuron.wire import Download, Leave, ModelInfo, ModelLog, ModelSpec, NodeLog, Preflight, UnloadRequest
 
 _MODELS = TypeAdapter(list[ModelInfo])
 _LOG = TypeAdapter(ModelLog)
+_NODE_LOG = TypeAdapter(NodeLog)
 _PREFLIGHT = TypeAdapter(Preflight)
 _DOWNLOADS = TypeAdapter(list[Download])
 PREFLIGHT_TIMEOUT_S = 30.0
@@ -83,6 +84,12 @@ class NeuronClient:
         path = f"/models/{quote(model_id)}/log?lines={lines}"
         log: ModelLog = understood(self._name, _LOG, self._ask("GET", path))
         return log.lines
+
+    def node_log(self, after: int | None, match: str) -> NodeLog:
+        """The last lines of the neuron's processes that contain `match`, or those from `after` on."""
+        asked = {"match": match} | ({} if after is None else {"after": str(after)})
+        found: NodeLog = understood(self._name, _NODE_LOG, self._ask("GET", f"/logs?{urlencode(asked)}"))
+        return found
 
     def preflight(self, source: str) -> Preflight:
         """What a load of the source would find there; it may ask the hub."""

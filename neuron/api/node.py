@@ -28,6 +28,7 @@ from neuron.wire import (
     ModelInfo,
     ModelLog,
     ModelSpec,
+    NodeLog,
     Preflight,
     PreflightRequest,
     UnloadRequest,
@@ -37,6 +38,7 @@ from neuron.wire import (
 def router(daemon: Daemon) -> Router:
     node = Router(tags=["node"])
     _add_state(node, daemon)
+    _add_news(node, daemon)
     _add_verbs(node, daemon)
     return node
 
@@ -76,10 +78,17 @@ def _add_state(node: Router, daemon: Daemon) -> None:
         """One model, with what its chat template takes."""
         return daemon.registry.model(model_id)
 
+
+def _add_news(node: Router, daemon: Daemon) -> None:
     @node.get("/downloads", response=list[Download])
     async def downloads(request: HttpRequest) -> list[Download]:
         """Downloads of models' files: those under way, then the last ones that are over."""
         return TRANSFERS.list()
+
+    @node.get("/logs", response=NodeLog)
+    async def logs(request: HttpRequest, after: int | None = None, match: str = "") -> NodeLog:
+        """The last lines that the daemon and its workers logged and that contain `match`, or those since."""
+        return NodeLog(**daemon.last_lines.part(after=after, match=match)._asdict())
 
     @node.get("/events")
     async def events(request: HttpRequest) -> StreamResponse:

@@ -7,16 +7,18 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 
 import msgspec
 
+from cortex_site.base import logs
 from neuron import pipe
 
 # torch's threads spin between its operations, by default for milliseconds in which those of `ext.matmul` want
 # the cores; without a spin they sleep within a step. This is some microseconds.
 DEFAULTS = {"GOMP_SPINCOUNT": "3000"}
+LOG_PIECE_BYTES = 1 << 16
+LOG_GRACE_S = 1.0  # for what an ended process has written; a child that it left may keep the pipe open
 EXITS = {pipe.EXIT_POISONED: "its device was poisoned", pipe.EXIT_CRASHED: "it crashed"}
 
 
@@ -34,6 +36,8 @@ class WorkerProcess:
         writer: asyncio.StreamWriter,
     ) -> None:
         self._process = process
+        assert process.stdout
+        self._echo = asyncio.create_task(_pass_on(process.stdout), name=f"log of {process.pid}")
         self._reader = reader
         self._writer = writer
 
@@ -47,7 +51,8 @@ class WorkerProcess:
                 "--fd",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr,  # nothing reads a worker's standard output
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the daemon
                 env=DEFAULTS | os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # cuda:N is NVML's N
@@ -96,6 +101,25 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
         code = await self._process.wait()
+        await self._end_log()
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return EXITS.get(code, f"exit code {code}")
+
+    async def _end_log(self) -> None:
+        await asyncio.wait({self._echo}, timeout=LOG_GRACE_S)
+        self._echo.cancel()
+        await asyncio.gather(self._echo, return_exceptions=True)
+
+
+async def _pass_on(output: asyncio.StreamReader) -> None:
+    """Write a process's lines where ours go, whole ones unless they are longer than a piece."""
+    begun = b""
+    while data := await output.read(LOG_PIECE_BYTES):
+        lines, _, begun = (begun + data).rpartition(b"\n")
+        if not lines and len(begun) > LOG_PIECE_BYTES:
+            lines, begun = begun, b""
+        if lines:
+            logs.pass_on(lines.decode(errors="replace"))
+    if begun:
+        logs.pass_on(begun.decode(errors="replace"))

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from cortex_site.base.last_lines import MAX_LINE_CHARS, LastLines
 from cortex_site.base.logs import JsonFormatter, ThreadHandler, head, tell
 
 
@@ -105,3 +106,33 @@ def test_what_a_client_sent_is_cut(handler, pipe):
     assert fields["model"].startswith("mmm")
     assert "more characters" in fields["model"]
     assert "more characters" in fields["places"]
+
+
+def test_the_last_lines_that_were_written_are_kept(pipe):
+    last = LastLines(3)
+    handler = ThreadHandler(pipe[1], last=last)
+    handler.emit(record("one"))
+    handler.put_text("two of a child\nthree of a child")
+    handler.put(lambda: b"four\n")
+    handler.close()
+    assert last.part().lines == ["two of a child", "three of a child", "four"]
+
+
+def test_a_reader_of_last_lines_goes_on_where_it_was():
+    last = LastLines(3)
+    last.feed("a r1\nb r2\n")
+    first = last.part()
+    assert first.lines == ["a r1", "b r2"]
+    assert last.part(after=first.end).lines == []
+    last.feed("c r1\n")
+    assert last.part(after=first.end).lines == ["c r1"]
+    assert last.part(match="r1").lines == ["a r1", "c r1"]
+    last.feed("d\ne\nf\ng\n")
+    assert last.part(after=first.end).lines == ["e", "f", "g"]  # of more than are kept, the last
+    assert last.part(after=first.end + 10**9).lines == ["e", "f", "g"]  # of an earlier process
+
+
+def test_last_lines_are_cut():
+    last = LastLines(1)
+    last.feed("x" * 10 * MAX_LINE_CHARS)
+    assert len(last.part().lines[0]) < 2 * MAX_LINE_CHARS

@@ -51,12 +51,23 @@ def test_only_a_bounded_part_is_read(staff, logs, monkeypatch):
 
 
 def test_logs_are_for_those_who_may_operate(staff, client_for, logs):
-    assert b"<option>neuron</option>" in staff.get("/admin/fleet/logs/").content
+    assert b">neuron</option>" in staff.get("/admin/fleet/logs/").content
     looker = client_for()
     looker.force_login(get_user_model().objects.create_user("looker", is_staff=True))
     assert looker.get(LINES, {"name": "neuron"}).status_code == 403
     assert looker.get("/admin/fleet/logs/").status_code == 403
     assert client_for().get(LINES).status_code == 302
+
+
+def test_lines_of_a_node_are_its_own(staff, fleet, logs):
+    fake = fleet.node("n1")
+    fake.answers["/logs"] = {"lines": ["line of n1"], "end": 7}
+    assert b">n1</option>" in staff.get("/admin/fleet/logs/").content
+    assert staff.get(LINES, {"node": "n1", "match": "r1"}).json() == {"lines": ["line of n1"], "end": 7}
+    fake.stop()
+    away = staff.get(LINES, {"node": "n1"})
+    assert (away.status_code, "n1 does not answer" in away.json()["error"]) == (502, True)
+    assert staff.get(LINES, {"node": "n2"}).status_code == 404
 
 
 def test_without_log_files_the_page_says_where_logs_are(staff, tmp_path, monkeypatch):

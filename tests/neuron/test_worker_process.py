@@ -79,3 +79,10 @@ async def test_cancelled_start_leaves_no_socket_and_no_process(steps):
         await started.end()
     gc.collect()  # an unclosed socket is a warning, and warnings are errors
     assert not [child for child in psutil.Process().children() if SLEEP in child.cmdline()]
+
+
+async def test_what_a_worker_writes_goes_where_our_lines_go(capfd):
+    said = "import os; os.write(1, b'one\\n'); os.write(2, b'two\\nlast words')"
+    process = await WorkerProcess.start((sys.executable, "-c", said))
+    assert await process.end(grace_s=60) == "exit code 0"
+    assert capfd.readouterr().err.split("\n")[:3] == ["one", "two", "last words"]

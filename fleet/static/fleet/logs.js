@@ -1,10 +1,10 @@
 "use strict";
-// The logs page: the last lines of one process, and every two seconds those that came.
+// The logs page: the last lines of one process or node, and every two seconds those that came.
 
 const EVERY_MS = 2000;
 const MOST_LINES = 1000;
 const form = $("#logs");
-let after = null; // bytes that are shown
+let after = null; // where the lines that are shown end
 
 // Time, level, message, then the other fields: a line is one JSON object, or whatever the process wrote.
 function shown(line) {
@@ -20,11 +20,17 @@ function shown(line) {
 }
 
 async function load(anew) {
-  const asked = new URLSearchParams({ name: $("#name").value, match: $("#match").value });
+  const chosen = $("#name").selectedOptions[0];
+  const asked = new URLSearchParams({ [chosen.dataset.of]: chosen.value, match: $("#match").value });
   if (!anew && after !== null) asked.set("after", after);
   const answer = await fetch(`${form.dataset.lines}?${asked}`).catch(() => null);
-  if (!answer?.ok) { $("#count").textContent = "the admin does not answer"; return; }
-  const part = await answer.json();
+  const part = await answer?.json().catch(() => null);
+  if (chosen !== $("#name").selectedOptions[0]) return; // another was chosen meanwhile
+  if (!answer?.ok) {
+    if (anew) { $("#lines").replaceChildren(); after = null; }
+    $("#count").textContent = part?.error ?? "the admin does not answer";
+    return;
+  }
   const place = $("#lines");
   const atEnd = place.scrollHeight - place.scrollTop - place.clientHeight < 40;
   if (anew) place.replaceChildren();

@@ -1,11 +1,12 @@
-"""What the server of a managed engine wrote last, as its node tells it."""
+"""What nodes logged last, and the servers of managed engines, as their nodes tell it."""
 
 from __future__ import annotations
 
 from fleet.models import Placement
 from fleet.services import lookup
+from fleet.services.database import connected
 from fleet.services.neuron_client import NeuronClient, NodeError
-from neuron.wire import ApiError
+from neuron.wire import ApiError, NodeLog
 
 
 def lines_of(model: str, node: str | None, *, lines: int) -> list[str]:
@@ -24,5 +25,18 @@ def lines_of(model: str, node: str | None, *, lines: int) -> list[str]:
     try:
         with NeuronClient(row.node) as client:
             return client.log(meant, lines)
+    except NodeError as error:
+        raise ApiError(502, error.code, error.message) from error
+
+
+@connected
+def lines_of_node(node: str, *, after: int | None, match: str) -> NodeLog:
+    """The last lines of a neuron's processes that contain `match`, or those from `after` on.
+
+    Raises `ApiError`: 404 for a name that is no neuron's, 502 when it does not tell.
+    """
+    try:
+        with NeuronClient(lookup.neuron(node)) as client:
+            return client.node_log(after, match)
     except NodeError as error:
         raise ApiError(502, error.code, error.message) from error
