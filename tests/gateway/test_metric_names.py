@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from fleet.gateway.record import metrics
 from fleet.gateway.record.former_names import FORMER_NAMES, WithFormerNames
@@ -17,6 +22,8 @@ PREFIXES = "pico|nano|micro|milli|centi|deci|deca|hecto|kilo|kibi|mega|mibi|giga
 BASE = "amperes?|bytes?|celsius|grams?|joules?|kelvins?|meters?|metres?|seconds?|volts?"
 NOT_OF_THE_BASE = rf"_(?:(?:{PREFIXES})(?:{BASE})|minutes?|hours?|days?|weeks?|percent|percentage)(?=_|$)"
 ABBREVIATED = r"_(?:s|ms|us|ns|sec|b|kb|mb|gb|tb|pb|m|h|d|pct|temp|c)(?=_|$)"
+ENDINGS = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 TYPES = r"_(?:gauge|counter|histogram|summary)(?=_|$)"
 
 
@@ -69,3 +76,39 @@ def test_former_names_are_told_beside_their_own_in_their_own_units():
 def test_every_metric_with_a_former_name_is_there():
     assert set(FORMER_NAMES) <= {metric.name for metric in ours()}
     assert metrics.MIB == 1 << 20
+
+
+class Once(Collector):
+    """Every metric of ours with one sample: promtool passes over those that have none."""
+
+    def collect(self) -> Iterable[Metric]:
+        for each in ours():
+            made = Metric(each.name, each.documentation, each.type)
+            for ending in ENDINGS.get(each.type, [""]):
+                made.add_sample(each.name + ending, {"le": "+Inf"} if ending == "_bucket" else {}, 1)
+            yield made
+
+
+def promtool(*arguments: str | Path, told: str = "") -> str:
+    """What the real promtool objects to; the test is skipped where there is none."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not on PATH (Debian has it in the package prometheus)")
+    command = [program, *map(str, arguments)]
+    ended = subprocess.run(command, input=told, capture_output=True, text=True, timeout=300, check=False)
+    return "" if ended.returncode == 0 else ended.stdout + ended.stderr
+
+
+def test_promtool_has_nothing_to_say_of_metrics():
+    registry = CollectorRegistry()
+    registry.register(Once())
+    text = generate_latest(registry).decode()
+    assert text.count("# TYPE") == len(ours())
+    assert promtool("check", "metrics", told=text) == ""
+
+
+def test_promtool_takes_the_rules_and_the_example(tmp_path: Path):
+    for path in PROMETHEUS.iterdir():
+        shutil.copy(path, tmp_path)
+    assert promtool("check", "rules", tmp_path / "alerts.yml") == ""
+    assert promtool("check", "config", tmp_path / "scrape.example.yml") == ""
