@@ -24,9 +24,9 @@ MIB = 1 << 20
 class ModelSettings(Section):
     """A model to load at start."""
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, description="The name under which it answers")
     source: str | None = Field(None, description="Directory or hub id; by default the id itself")
-    harness: str = "torch"
+    harness: str = Field("torch", description="The engine that runs it: torch is neuron's own")
     quant: str | None = Field(
         None, description="How its weights are quantized, or which of its files; by default as they are"
     )
@@ -136,12 +136,14 @@ class EngineSettings(Section):
 class RestartSettings(Section):
     """How device workers are watched and restarted."""
 
-    first_delay_s: PositiveFloat = 0.5
-    max_delay_s: PositiveFloat = 30.0
+    first_delay_s: PositiveFloat = Field(
+        0.5, description="Before a worker that ended is started again; it doubles each time"
+    )
+    max_delay_s: PositiveFloat = Field(30.0, description="To which that delay grows")
     stable_after_s: PositiveFloat = Field(
         10.0, description="A worker that lived this long restarts after the first delay"
     )
-    start_timeout_s: PositiveFloat = 120.0
+    start_timeout_s: PositiveFloat = Field(120.0, description="For a worker to become ready")
     wedged_after_s: PositiveFloat = Field(60.0, description="A worker that is silent this long is replaced")
     rank_timeout_s: PositiveFloat = Field(
         5.0, description="The ranks of a model on several devices wait this long for one of them in a step"
@@ -229,7 +231,7 @@ class NeuronConfig(Settings, TlsFiles, Http2Settings):
 
     model_config = SettingsConfigDict(env_prefix="NEURON_")
 
-    listen: Listen = "127.0.0.1:13131"
+    listen: Listen = Field("127.0.0.1:13131", description="HOST:PORT of its API")
     public_url: str | None = Field(
         None, description="How others reach this API; by default made from `listen`"
     )
@@ -252,7 +254,9 @@ class NeuronConfig(Settings, TlsFiles, Http2Settings):
     stop_grace_s: PositiveFloat = Field(
         10.0, description="The time that running answers have to end when neuron stops"
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
+    )
     log_lines: NonNegativeInt = Field(
         1000, le=100_000, description="Last lines of the daemon and its workers that are kept for GET /logs"
     )

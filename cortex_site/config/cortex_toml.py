@@ -58,16 +58,18 @@ Names = Annotated[dict[str, str], BeforeValidator(_names)]
 class GatewaySettings(Section, TlsFiles, Http2Settings):
     """The data plane: addresses, timeouts and bounds."""
 
-    listen: Listen = f"127.0.0.1:{API_PORT}"
-    metrics_listen: Listen = f"127.0.0.1:{METRICS_PORT}"
-    admin_listen: Listen = f"127.0.0.1:{ADMIN_PORT}"
+    listen: Listen = Field(f"127.0.0.1:{API_PORT}", description="HOST:PORT of the API for clients")
+    metrics_listen: Listen = Field(
+        f"127.0.0.1:{METRICS_PORT}", description="HOST:PORT of Prometheus's text over all workers"
+    )
+    admin_listen: Listen = Field(f"127.0.0.1:{ADMIN_PORT}", description="HOST:PORT of admin and operator API")
     metrics_token: Secret | None = Field(None, repr=False, description="That `/metrics` asks for; none: open")
     open_openapi: bool = Field(True, description="`/openapi.json` needs no API key")
     ollama: bool = Field(True, description="Serve Ollama's API below `/api`, too")
     ollama_listen: Listen | None = Field(
         None, description="A second address of the API; 127.0.0.1:11434 is where Ollama's clients look"
     )
-    workers: PositiveInt = 1
+    workers: PositiveInt = Field(1, description="Processes that serve clients; a core each")
     allow_anonymous: bool = Field(False, description="Serve clients without a key, from any address")
     allowed_origins: list[Origin] = Field(
         [], description="Web pages that may read answers; `http://localhost:*` is any port"
@@ -87,11 +89,13 @@ class GatewaySettings(Section, TlsFiles, Http2Settings):
     compress_from_bytes: NonNegativeInt = Field(
         16_384, description="Whole answers from this size are compressed for clients that accept it; 0: none"
     )
-    connect_timeout_s: PositiveFloat = 3.0
+    connect_timeout_s: PositiveFloat = Field(3.0, description="For a new connection to a node")
     first_byte_timeout_s: PositiveFloat = Field(600.0, description="From request to the answer's head")
     idle_timeout_s: PositiveFloat = Field(300.0, description="Longest silence within an answer")
     load_wait_s: PositiveFloat = Field(600.0, description="Longest wait of a request for a cold model")
-    max_connections_per_node: PositiveInt = 512
+    max_connections_per_node: PositiveInt = Field(
+        512, description="Of one worker, and so its requests under way there"
+    )
     connection_wait_s: PositiveFloat = Field(10.0, description="Longest wait of a request for a connection")
     repeat_unanswered: bool = Field(True, description="Repeat once what a node dropped unanswered")
     configuration_check_s: PositiveFloat = Field(2.0, description="Interval between checks of its version")
@@ -101,7 +105,7 @@ class GatewaySettings(Section, TlsFiles, Http2Settings):
         120.0, description="Then a batch that the database refuses is dropped"
     )
     max_images: PositiveInt = Field(64, description="Per request")
-    max_image_bytes: PositiveInt = 15 * MIB
+    max_image_bytes: PositiveInt = Field(15 * MIB, description="Of one image, decoded from base64 or fetched")
     fetch_images: bool = Field(False, description="Fetch images at public addresses")
     fetch_images_timeout_s: PositiveFloat = Field(10.0, description="For all images of a request")
     reserve_tokens: PositiveInt = Field(1024, description="Assumed answer of a request without max_tokens")
@@ -110,7 +114,7 @@ class GatewaySettings(Section, TlsFiles, Http2Settings):
 class ResponsesSettings(Section):
     """What `/v1/responses` and `/v1/conversations` store in Redis; the oldest are evicted first."""
 
-    ttl_s: PositiveInt = 86_400
+    ttl_s: PositiveInt = Field(86_400, description="How long one is kept after its end")
     max_bytes: PositiveInt = Field(4 * MIB, description="Of one, with the conversation before it")
     max_total_bytes: PositiveInt = Field(256 * MIB, description="Of all")
     max_background: PositiveInt = Field(64, description="Made by one worker without their clients at once")
@@ -129,8 +133,13 @@ class BatchSettings(Section):
 class AdminSettings(Section):
     """The Django admin."""
 
-    allowed_hosts: list[str] = ["localhost", "127.0.0.1", "[::1]"]
-    csrf_trusted_origins: list[str] = []
+    allowed_hosts: list[str] = Field(
+        ["localhost", "127.0.0.1", "[::1]"],
+        description="Names under which the admin is reached; a proxy's, too",
+    )
+    csrf_trusted_origins: list[str] = Field(
+        [], description="Origins of forms besides the admin's own, with scheme: https://cortex.example"
+    )
     path_prefix: str = Field(
         "",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
@@ -144,11 +153,13 @@ class AdminSettings(Section):
     sign_in_attempts: PositiveInt = Field(
         10, description="Failed ones of a name from an address, then a pause"
     )
-    sign_in_pause_s: PositiveInt = 600
+    sign_in_pause_s: PositiveInt = Field(600, description="Of that name from that address")
 
 
 class EvictionSettings(Section):
-    strategy: Literal["lru", "priority"] = "lru"
+    strategy: Literal["lru", "priority"] = Field(
+        "lru", description="lru: the longest unused goes first; priority: the lowest residency_priority"
+    )
     defrag_after_cycles: NonNegativeInt = Field(50, description="0 turns defragmentation off")
 
 
@@ -197,9 +208,11 @@ class LifecycleSettings(Section):
 class PollSettings(Section):
     """How nodes are polled."""
 
-    interval_s: PositiveFloat = 5.0
-    timeout_s: PositiveFloat = 5.0
-    misses_until_unhealthy: PositiveInt = 3
+    interval_s: PositiveFloat = Field(5.0, description="Between two polls of a node")
+    timeout_s: PositiveFloat = Field(5.0, description="For a node's answer to one")
+    misses_until_unhealthy: PositiveInt = Field(
+        3, description="Unanswered polls in a row after which no request goes to the node"
+    )
 
 
 class JoinSettings(Section):
@@ -211,18 +224,26 @@ class JoinSettings(Section):
 
 
 class RetentionSettings(Section):
-    request_metrics_days: PositiveInt = 30
-    operations_days: PositiveInt = 90
-    audit_days: PositiveInt = 365
+    request_metrics_days: PositiveInt = Field(30, description="Rows of finished requests")
+    operations_days: PositiveInt = Field(
+        90, description="Loads, unloads and what else was done, once it ended"
+    )
+    audit_days: PositiveInt = Field(365, description="Who changed what")
     usage_days: PositiveInt = Field(730, description="Hourly and daily sums of requests")
 
 
 class NeuronEntry(Section):
     """One GPU host; or, with kind "openai", another OpenAI-compatible server."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    kind: Literal["neuron", "openai"] = "neuron"
-    endpoint: HttpUrl = Field(validation_alias=AliasChoices("endpoint", "base_url"))
+    name: str = Field(
+        min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Of the node, in all that names it"
+    )
+    kind: Literal["neuron", "openai"] = Field(
+        "neuron", description="openai: any server that speaks OpenAI's API; cortex loads nothing there"
+    )
+    endpoint: HttpUrl = Field(
+        validation_alias=AliasChoices("endpoint", "base_url"), description="Its URL: http://gpu1:13131"
+    )
     token: Secret | None = Field(
         None,
         repr=False,
@@ -249,7 +270,9 @@ class DatabaseSettings(Section):
 
 
 class RedisSettings(Section):
-    url: str = Field("redis://127.0.0.1:6379/0", repr=False)
+    url: str = Field(
+        "redis://127.0.0.1:6379/0", repr=False, description="Of Redis or valkey; all gateways share it"
+    )
     timeout_ms: PositiveInt = Field(200, description="While it is slower, limits of API keys hold per worker")
 
 
@@ -259,7 +282,9 @@ class CortexConfig(Settings):
     model_config = SettingsConfigDict(env_prefix="CORTEX_")
 
     state_dir: Path | None = Field(None, description="Directory of SQLite, secrets and sockets")
-    models_config: Path | None = None
+    models_config: Path | None = Field(
+        None, description="models.toml; without one there are only models of the admin and of nodes"
+    )
     log_files: bool = Field(
         False, description="`cortex serve` keeps logs in the state directory, where the admin shows them"
     )

@@ -19,24 +19,28 @@ TORCH = "torch"  # the harness of neuron's own engine
 
 
 class Limit(Section):
-    context: PositiveInt | None = None
-    output: PositiveInt | None = None
+    context: PositiveInt | None = Field(
+        None, description="Most tokens of a prompt and its answer; default: what nodes report"
+    )
+    output: PositiveInt | None = Field(None, description="Most tokens of an answer, as /v1/models tells")
 
 
 class Cost(Section):
     """US dollars per million tokens."""
 
-    input: float | None = Field(None, ge=0)
-    output: float | None = Field(None, ge=0)
-    cache_read: float | None = Field(None, ge=0)
+    input: float | None = Field(None, ge=0, description="Of prompts")
+    output: float | None = Field(None, ge=0, description="Of answers")
+    cache_read: float | None = Field(
+        None, ge=0, description="Of prompts' parts that were cached; default: as input"
+    )
 
 
 class Profile(Section):
     """A model as the operator describes it: source, needs, placement."""
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, description="The name that clients ask for")
     source: str | None = Field(None, description="Directory or hub id; default: the id")
-    harness: str = TORCH
+    harness: str = Field(TORCH, description="The engine that runs it: torch is neuron's own")
     base: str | None = Field(
         None, description="The model that it is a LoRA adapter for; its id is then BASE:NAME"
     )
@@ -63,22 +67,30 @@ class Profile(Section):
     options: dict[str, str | int | float | bool] = Field(
         {}, description="Of a managed engine (vllm, sglang, llama-server): options of its command line"
     )
-    vram_mb: NonNegativeInt | None = None
+    vram_mb: NonNegativeInt | None = Field(
+        None, description="What it takes, in MiB: an estimate until the first load has measured it"
+    )
     tensor_parallel: PositiveInt | None = Field(
         None, description="Split over so many devices of a node; default: as few as have the memory for it"
     )
-    min_devices: PositiveInt = 1
-    min_device_vram_mb: NonNegativeInt | None = None
+    min_devices: PositiveInt = Field(1, description="Devices that a node needs for it at least")
+    min_device_vram_mb: NonNegativeInt | None = Field(
+        None, description="MiB that each of those devices has at least"
+    )
     labels: list[Label] = Field([], description="Required of a node, all of them")
-    pinned_on: list[str] = []
-    pinned: bool = False
+    pinned_on: list[str] = Field([], description="Nodes that keep it loaded")
+    pinned: bool = Field(False, description="Never evict it once it is loaded")
     residency_priority: int | None = Field(None, description="Default 100, or 1000 with pinned_on")
     ttl_s: PositiveInt | None = Field(None, description="Unload after this time without a request")
-    min_residency_s: NonNegativeInt = 0
-    replicas: PositiveInt = 1
+    min_residency_s: NonNegativeInt = Field(0, description="Evict it no sooner after a load")
+    replicas: PositiveInt = Field(
+        1, description="Keep it loaded on so many nodes; of 1, it is loaded when it is asked for"
+    )
     limit: Limit | None = None
     cost: Cost | None = None
-    capabilities: list[str] = []
+    capabilities: list[str] = Field(
+        [], description="chat, tools, reasoning, vision, embeddings …; default: what nodes report"
+    )
 
     @model_validator(mode="after")
     def _is_named_after_its_base(self) -> Self:
@@ -99,7 +111,9 @@ class Catalogue(Settings):
     model_config = SettingsConfigDict(env_prefix="CORTEX_MODELS_")
 
     models: list[Profile] = []
-    aliases: dict[str, str] = {}
+    aliases: dict[str, str] = Field(
+        {}, description="Other names that clients may ask for, each with its model"
+    )
 
     @property
     def profiles(self) -> list[Profile]:

@@ -38,9 +38,10 @@ def main(site: Path, man: Path) -> None:
 
 
 def write(folder: Path, texts: dict[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def relinked(text: str, source: Path, site: Path) -> str:

@@ -1,4 +1,4 @@
-"""A page for each settings file, from its model: every key with type, default, bounds and meaning."""
+"""A page for each settings file and for each setting, from the models: type, default, bounds and meaning."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +24,99 @@ FILES: dict[str, tuple[type[BaseModel], str, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key of a settings file; `env` is its variable, empty if it has none."""
+
+    path: tuple[str, ...]
+    key: str
+    field: FieldInfo
+    env: str
+
+    @property
+    def name(self) -> str:
+        """Its address: table and key."""
+        return ".".join((*self.path, self.key))
+
+    @property
+    def names(self) -> list[str]:
+        """Its key, and what else it may be called."""
+        others = getattr(self.field.validation_alias, "choices", ())
+        return [self.key, *(str(name) for name in others if name != self.key)]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of a settings file; `head` is how the file begins it, empty for keys at its top."""
+
+    head: str
+    text: str
+    settings: list[Setting]
+
+
 def pages() -> dict[str, str]:
-    """The page of each file, by its name below `settings/`."""
-    return {name.replace(".", "-") + ".md": page(name, *of) for name, of in FILES.items()}
+    """The page of each file and of each setting, by its name below `settings/`."""
+    made = {}
+    for file, (model, prefix, intro) in FILES.items():
+        stem, found = file.replace(".", "-"), list(tables(model, (), prefix))
+        made[f"{stem}.md"] = "\n".join(file_page(file, prefix, intro, found))
+        made |= {
+            f"{stem}/{each.name}.md": "\n".join(setting_page(file, table, each))
+            for table in found
+            for each in table.settings
+        }
+    return made
 
 
-def page(name: str, model: type[BaseModel], prefix: str, intro: str) -> str:
-    lines = [f"# {name}", "", intro, ""]
-    if prefix:
-        lines += [f"`{prefix}SECTION__KEY` in the environment overrides the same key in the file.", ""]
-    return "\n".join([*lines, *section(model, (), prefix)])
-
-
-def section(
+def tables(
     model: type[BaseModel], path: tuple[str, ...], prefix: str, *, many: bool = False
-) -> Iterator[str]:
-    """The lines of one table, and then of those below it."""
-    if path:
-        head = ".".join(path)
-        yield from (f"## `[[{head}]]`" if many else f"## `[{head}]`", "")
-        if model.__doc__:
-            yield from (" ".join(model.__doc__.split()), "")
+) -> Iterator[Table]:
+    """The table of a model, and then those below it."""
+    name = ".".join(path)
+    head = "" if not path else f"[[{name}]]" if many else f"[{name}]"
+    made = Table(head, " ".join((model.__doc__ or "").split()) if path else "", [])
     below = []
     for key, field in model.model_fields.items():
         inner, several = table_of(field.annotation)
         if inner:
             below.append((key, inner, several))
             continue
-        yield from setting(key, field, path, "" if many else prefix)
+        env = f"{prefix}{'__'.join((*path, key)).upper()}" if prefix and not many else ""
+        made.settings.append(Setting(path, key, field, env))
+    yield made
     for key, inner, several in below:
-        yield from section(inner, (*path, key), prefix, many=several or many)
+        yield from tables(inner, (*path, key), prefix, many=several or many)
+
+
+def file_page(file: str, prefix: str, intro: str, found: list[Table]) -> Iterator[str]:
+    """The lines of a file's page: its tables, whose keys lead to their pages."""
+    stem = file.replace(".", "-")
+    yield from (f"# {file}", "", intro, "")
+    if prefix:
+        yield from (f"`{prefix}SECTION__KEY` in the environment overrides the same key in the file.", "")
+    for table in found:
+        if table.head:
+            yield from (f"## `{table.head}`", "", table.text, "")
+        if table.settings:
+            yield from ("| key | default | |", "| --- | --- | --- |")
+        for each in table.settings:
+            text = sentence(each.field.description).replace("|", "\\|")
+            yield f"| [`{each.key}`]({stem}/{each.name}.md) | {default(each.field)} | {text} |"
+        yield ""
+
+
+def setting_page(file: str, table: Table, setting: Setting) -> Iterator[str]:
+    """The lines of a setting's page."""
+    back = f"[{file}](../{file.replace('.', '-')}.md)"
+    place = f"In the table `{table.head}` of {back}." if table.head else f"At the top of {back}."
+    yield from (f"# `{setting.name}`", "", place, "", sentence(setting.field.description), "")
+    yield f"- Type: {kind(setting.field.annotation)}{bounds(setting.field)}"
+    yield f"- Default: {default(setting.field)}"
+    if setting.env:
+        yield f"- Environment: `{setting.env}`"
+    if others := setting.names[1:]:
+        yield f"- Also called: {', '.join(f'`{name}`' for name in others)}"
+    yield ""
 
 
 def table_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
@@ -63,20 +127,8 @@ def table_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     return None, False
 
 
-def setting(key: str, field: FieldInfo, path: tuple[str, ...], prefix: str) -> Iterator[str]:
-    names = [key, *(str(name) for name in getattr(field.validation_alias, "choices", ()) if name != key)]
-    yield from ("### " + ", ".join(f"`{name}`" for name in names), "")
-    if field.description:
-        yield from (sentence(field.description), "")
-    yield f"- Type: {kind(field.annotation)}{bounds(field)}"
-    yield f"- Default: {default(field)}"
-    if prefix:
-        yield f"- Environment: `{prefix}{'__'.join((*path, key)).upper()}`"
-    yield ""
-
-
-def sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+def sentence(text: str | None) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def kind(annotation: Any) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import BaseModel
 
-from cortex_site.config.cortex_toml import CortexConfig
 from docs.generate import settings
 from tests.architecture.tree import ROOT
 
@@ -47,7 +47,8 @@ def test_every_page_is_in_the_navigation(made):
     }
     source = made / "site-source"
     there = {str(path.relative_to(source)) for path in source.rglob("*.md")}
-    assert named == there
+    of_settings = {page for page in there if page.count("/") > 1}  # linked from their file's page
+    assert named == there - of_settings
 
 
 def test_every_command_has_its_man_page(made):
@@ -59,26 +60,34 @@ def test_every_command_has_its_man_page(made):
 
 
 def test_a_setting_says_what_it_is(made):
-    text = (made / "site-source" / "settings" / "cortex-toml.md").read_text()
-    entry = text.partition("### `idle_timeout_s`")[2].partition("###")[0]
-    assert "Longest silence within an answer." in entry
-    assert "number (more than 0" in entry
-    assert "Default: `300.0`" in entry
-    assert "Environment: `CORTEX_GATEWAY__IDLE_TIMEOUT_S`" in entry
+    text = (made / "site-source" / "settings" / "cortex-toml" / "gateway.idle_timeout_s.md").read_text()
+    assert text.startswith("# `gateway.idle_timeout_s`")
+    assert "In the table `[gateway]` of [cortex.toml](../cortex-toml.md)." in text
+    assert "Longest silence within an answer." in text
+    assert "number (more than 0" in text
+    assert "Default: `300.0`" in text
+    assert "Environment: `CORTEX_GATEWAY__IDLE_TIMEOUT_S`" in text
 
 
-def keys(model: type[BaseModel]) -> set[str]:
-    found = set(model.model_fields)
-    for field in model.model_fields.values():
+def walked(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every setting of a model, by its tables and its key."""
+    for key, field in model.model_fields.items():
         inner, _ = settings.table_of(field.annotation)
-        found |= keys(inner) if inner else set()
-    return found
+        if inner:
+            yield from walked(inner, (*path, key))
+        else:
+            yield ".".join((*path, key))
 
 
-def test_every_setting_has_its_entry():
-    text = settings.page("cortex.toml", CortexConfig, "CORTEX_", "")
-    tables = set(re.findall(r"^## `\[+(?:\w+\.)*(\w+)\]+`", text, re.MULTILINE))
-    entries = {
-        name for head in re.findall(r"^### (.*)", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", head)
-    }
-    assert keys(CortexConfig) <= entries | tables
+@pytest.mark.parametrize(("file", "model"), [(file, of[0]) for file, of in settings.FILES.items()])
+def test_every_setting_has_a_page_with_its_meaning_and_a_link_to_it(made, file, model):
+    folder, stem = made / "site-source" / "settings", file.replace(".", "-")
+    names = sorted(walked(model))
+    assert sorted(path.stem for path in (folder / stem).glob("*.md")) == names
+    links = LINK.findall((folder / f"{stem}.md").read_text())
+    assert sorted(links) == [f"{stem}/{name}.md" for name in names]
+    for name in names:
+        _, _, meaning, facts = (folder / stem / f"{name}.md").read_text().strip().split("\n\n")
+        assert meaning.endswith(".")
+        assert "- Type: " in facts
+        assert "- Default: " in facts
