@@ -30,7 +30,9 @@ def panels():
 def queries():
     asked = [target["expr"] for panel in panels() for target in panel["targets"]]
     asked += [
-        variable["definition"] for variable in DASHBOARD["templating"]["list"] if "definition" in variable
+        variable["query"]["query"]
+        for variable in DASHBOARD["templating"]["list"]
+        if variable["type"] == "query"
     ]
     return asked + [rule["expr"] for rule in RULES]
 
