@@ -1,14 +1,18 @@
-"""A page in headless Chromium, by keyboard and JavaScript expressions."""
+"""A page in headless Chromium, by keyboard and JavaScript expressions, and the admin for it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import uvicorn
+from django.core.asgi import get_asgi_application
 
 from tests.e2e.clients.install import HERE, node, npm_modules
 
@@ -91,3 +95,22 @@ async def browser(folder: Path) -> AsyncIterator[Page]:
         finally:
             if process.returncode is None:
                 process.kill()
+
+
+@asynccontextmanager
+async def serving_admin() -> AsyncIterator[str]:
+    """Serve the admin in this process; the value is its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options: dict[str, Any] = {
+            "lifespan": "off",
+            "log_config": None,
+            "ws": "none",
+            "timeout_graceful_shutdown": 1,
+        }
+        server = uvicorn.Server(uvicorn.Config(get_asgi_application(), **options))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/admin/"
+        finally:
+            server.should_exit = True
+            await task

@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import stat
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
-from django.core.asgi import get_asgi_application
 
 from fleet.admin import playground
 from fleet.snapshot import ProfileView
-from tests.e2e.clients.browser import Page, browser
+from tests.e2e.clients.browser import Page, browser, serving_admin
 from tests.e2e.clients.running import WEATHER
 from tests.fleet.conftest import client_for, database_url, db, folder, migrated, redis_server, staff  # noqa: F401
 from tests.gateway.conftest import House
@@ -69,20 +65,6 @@ class Playground:
     def asked(self) -> list[dict]:
         """The bodies of chats that the node was asked for."""
         return [each.json for each in self.house.node.requests if each.path.endswith("/chat/completions")]
-
-
-@asynccontextmanager
-async def serving_admin() -> AsyncIterator[str]:
-    """Serve the admin in this process; the value is its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        options = {"lifespan": "off", "log_config": None, "ws": "none", "timeout_graceful_shutdown": 1}
-        server = uvicorn.Server(uvicorn.Config(get_asgi_application(), **options))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/admin/"
-        finally:
-            server.should_exit = True
-            await task
 
 
 @pytest.fixture
