@@ -38,6 +38,17 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s"
 
 
+def called(words: str, name: str) -> Callable[[Any], Any]:
+    """Return a row's field under a name for people, for lists and pages."""
+
+    def field(row: Any) -> Any:
+        return getattr(row, name)
+
+    field.__name__ = name  # of the column's class
+    shown: Callable[[Any], Any] = admin.display(description=words, ordering=name)(field)
+    return shown
+
+
 def memory_bar(used_mb: int, total_mb: int) -> SafeString:
     """A bar, and the same in words: in GiB from `MANY_MB` on, with the MiB where the pointer rests."""
     exact = f"{used_mb:,} of {total_mb:,} MiB"

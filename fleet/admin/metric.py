@@ -87,7 +87,12 @@ class RequestMetricAdmin(ReadOnlyAdmin, BigTableAdmin):
             }
             for span in spans
         ]
-        shown = {"spans": bars, "story": timeline.story(metric), "operations": timeline.operations(metric)}
+        shown = {
+            "metric": metric,
+            "spans": bars,
+            "story": timeline.story(metric),
+            "operations": timeline.operations(metric),
+        }
         return render_to_string("admin/fleet/requestmetric/timeline.html", shown)
 
     def get_search_results(

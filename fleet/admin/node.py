@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from django import forms
 from django.contrib import admin
 from django.db.models import F, QuerySet, Sum
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from fleet.admin.base import (
@@ -16,6 +18,7 @@ from fleet.admin.base import (
     Operates,
     ReadOnlyAdmin,
     age,
+    called,
     do_each,
     memory_bar,
     origin,
@@ -49,12 +52,13 @@ OBSERVED = (
     "version",
     "protocol",
     "hostname",
-    "os",
-    "cuda_version",
-    "driver_version",
-    "harnesses",
-    "pid",
-    "rss_mb",
+    called("system", "os"),
+    called("CUDA", "cuda_version"),
+    called("driver", "driver_version"),
+    "engines",
+    called("process id", "pid"),
+    called("memory of the daemon, MiB", "rss_mb"),
+    "log",
     "joined",
     "heartbeat_at",
     "from_file",
@@ -173,6 +177,17 @@ class NodeAdmin(Operates, ConfiguredAdmin):
     def memory(self, node: Any) -> SafeString:
         return memory_bar(node.used_mb or 0, node.total_mb or 0)
 
+    @admin.display(description="engines")
+    def engines(self, node: Node) -> str:
+        return ", ".join(node.harnesses)
+
+    @admin.display(description="log")
+    def log(self, node: Node) -> SafeString | str:
+        if node.pk is None or node.is_foreign:
+            return "-"
+        address = f"{reverse('fleet-logs')}?{urlencode({'node': node.name})}"
+        return format_html('<a href="{}">its last lines, and its workers\'</a>', address)
+
     @admin.display(description="seen", ordering="last_seen_at")
     def seen(self, node: Node) -> str:
         return age(node.last_seen_at)
@@ -191,12 +206,12 @@ class DeviceAdmin(Operates, ReadOnlyAdmin):
         "name",
         "state",
         "memory",
-        "utilization_pct",
-        "temperature_c",
+        called("busy, %", "utilization_pct"),
+        called("°C", "temperature_c"),
         "worker",
         "pid",
-        "rss_mb",
-        "fragmented_mb",
+        called("process, MiB", "rss_mb"),
+        called("fragmented, MiB", "fragmented_mb"),
         "cycles",
         "restarts",
         "claimed_by",

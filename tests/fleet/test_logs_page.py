@@ -64,6 +64,8 @@ def test_lines_of_a_node_are_its_own(staff, fleet, logs):
     fake.answers["/logs"] = {"lines": ["line of n1"], "end": 7}
     assert b">n1</option>" in staff.get("/admin/fleet/logs/").content
     assert staff.get(LINES, {"node": "n1", "match": "r1"}).json() == {"lines": ["line of n1"], "end": 7}
+    assert "/admin/fleet/logs/?node=n1" in staff.get("/admin/fleet/node/1/change/").content.decode()
+    assert staff.get("/admin/fleet/node/add/").status_code == 200
     fake.stop()
     away = staff.get(LINES, {"node": "n1"})
     assert (away.status_code, "n1 does not answer" in away.json()["error"]) == (502, True)

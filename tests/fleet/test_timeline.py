@@ -124,6 +124,8 @@ def test_the_page_of_a_request_shows_its_timeline(staff):
     load = operation(row)
     page = staff.get(f"/admin/fleet/requestmetric/{row.pk}/change/").content.decode()
     assert "n2 failed it: node_lost" in page
+    assert f"/admin/fleet/logs/?match={row.request_id}" in page
+    assert f"/admin/fleet/logs/?node={row.node}&amp;match={row.request_id}" in page
     assert "The node notes, unenforced: tools[0].function.parameters/pattern" in page
     assert f"/admin/fleet/operation/{load.pk}/change/" in page
     assert "the model was not loaded" in page

@@ -47,6 +47,8 @@ if (form) {
   $("#match").addEventListener("change", () => load(true));
   const asked = new URLSearchParams(location.search);
   if (asked.get("match")) $("#match").value = asked.get("match");
+  const wanted = [...$("#name").options].find((each) => asked.get(each.dataset.of) === each.value);
+  if (wanted) wanted.selected = true;
   load(true);
   setInterval(() => { if ($("#follow").checked && !document.hidden) load(false); }, EVERY_MS);
 }

@@ -13,6 +13,7 @@ const browser = await puppeteer.launch({
   ...LIMIT,
 });
 const page = await browser.newPage();
+await page.setViewport({ width: 1360, height: 900 });
 const errors = [];
 page.on('pageerror', (error) => errors.push(String(error)));
 

@@ -46,6 +46,8 @@ try {
       told[path].bytes = Math.max(told[path].bytes, await open(page, path));
       const words = await objections(page);
       if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) words.push('wider than the window');
+      const isCut = () => [...document.querySelectorAll('.results')].some((each) => each.scrollWidth > each.clientWidth + 1);
+      if (width > 1000 && (await page.evaluate(isCut))) words.push('a list is cut');
       told[path].violations.push(...words.map((each) => `${width} ${value}, ${each}`));
     }
   }

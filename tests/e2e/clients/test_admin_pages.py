@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+from django.utils import timezone
 
+from fleet.models import RequestMetric
+from fleet.services import polling, usage
 from tests.e2e.clients.browser import Page, browser, serving_admin
 from tests.fleet.conftest import (  # noqa: F401
     client_for,
@@ -90,3 +93,30 @@ async def test_the_lines_of_a_node_are_followed(shown: Shown, n1: FakeNeuron):
         assert (await page.value(LINES)).startswith("2026-01-01")
         n1.stop()
         await page.until("document.querySelector('#count').textContent.includes('n1 does not answer')")
+
+
+@pytest.fixture
+def rows(fleet, n1: FakeNeuron) -> None:  # noqa: F811
+    """A model with a long name, and a request to it with large numbers."""
+    name = "organisation/a-model-with-a-long-name-q4_k_m"
+    fleet.model(name)
+    n1.has(name)
+    polling.poll()
+    same = {"model": name, "node": "n1", "key": "laptop of somebody", "dialect": "openai-responses"}
+    tokens = {"prompt_tokens": 123_456, "cached_tokens": 65_432, "completion_tokens": 12_345}
+    how = {"outcome": "cancelled", "status": 499, "stream": True, "latency_s": 123.4, "ttft_s": 0.0123}
+    request_id = "req-b0eea834a2e249590000000001"
+    RequestMetric.objects.create(request_id=request_id, started_at=timezone.now(), **same, **tokens, **how)
+    usage.roll_up()
+
+
+async def test_no_list_is_cut(shown: Shown, rows: None):
+    async with shown("fleet/requestmetric/") as page:
+        for name in ("requestmetric", "usagerollup", "modelprofile", "placement", "device", "node"):
+            await page.value(f"void (location.href = '../{name}/')")
+            await page.until(
+                f"location.href.endsWith('/{name}/') && document.querySelector('#result_list tbody')"
+            )
+            results = "document.querySelector('.results')"
+            width, room = await page.value(f"[{results}.scrollWidth, {results}.clientWidth]")
+            assert width <= room + 1, name
