@@ -17,12 +17,16 @@ from tests.release.conftest import run, tool
 
 IN_A_ROOT = Path(__file__).with_name("in_a_root.sh")
 CONFIG = 1  # of an rpm's flags of files
-PROGRAMS = {"cortex": ("cortex", "gateway,postgres"), "neuron": ("cortex-neuron", "daemon")}
+# neuron's without torch, which would be most of it; NEURON_EXTRAS=neuron has the model answer as well.
+PROGRAMS = {
+    "cortex": ("cortex", "gateway,postgres"),
+    "neuron": ("cortex-neuron", os.environ.get("NEURON_EXTRAS", "daemon")),
+}
 
 
 @pytest.fixture(scope="session")
 def packages(wheel) -> Path:
-    """The folder of all four; neuron's without torch, which would be most of it."""
+    """The folder of all four."""
     for name in ("uv", "nfpm"):
         tool(name)
     source = wheel.parent / "source"
@@ -77,19 +81,21 @@ def test_the_rpm_holds_the_same(packages, program):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="installing takes root")
-def test_the_deb_is_installed_run_upgraded_removed_and_purged(packages, tmp_path):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_deb_is_installed_run_upgraded_removed_and_purged(packages, tmp_path, program):
     if shutil.which("dpkg") is None or not Path("/var/lib/dpkg/status").exists():
         pytest.skip("this is no Debian")
     for name in ("unshare", "ip", "setpriv", "curl"):
         tool(name)
-    (deb,) = packages.glob("cortex_*.deb")
+    (deb,) = packages.glob(f"{PROGRAMS[program][0]}_*.deb")
     spaces = ("--mount", "--pid", "--net", "--fork", "--kill-child")
     told = subprocess.run(
-        ["unshare", *spaces, "sh", IN_A_ROOT, tmp_path, deb, newest_server().path],
+        ["unshare", *spaces, "sh", IN_A_ROOT, tmp_path, deb, IN_A_ROOT.with_name(f"life_of_{program}.sh")],
+        env=os.environ | {"VALKEY": newest_server().path},
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=900,
     )
     if "mount:" in told.stderr:
         pytest.skip(f"no mounts of its own here: {told.stderr}")
