@@ -12,16 +12,6 @@ from django.utils import timezone
 from fleet.models import RequestMetric
 from fleet.services import polling, usage
 from tests.e2e.clients.browser import Page, browser, serving_admin
-from tests.fleet.conftest import (  # noqa: F401
-    client_for,
-    database_url,
-    db,
-    fleet,
-    folder,
-    migrated,
-    redis_server,
-    staff,
-)
 from tests.stubs.fake_neuron import FakeNeuron
 
 pytestmark = [
@@ -35,7 +25,7 @@ DOWNLOADS, LINES = "document.querySelector('#downloads')", "document.querySelect
 
 
 @pytest.fixture
-def shown(staff, tmp_path) -> Shown:  # noqa: F811
+def shown(staff, tmp_path) -> Shown:
     """Opens a page of the admin."""
 
     @asynccontextmanager
@@ -49,7 +39,7 @@ def shown(staff, tmp_path) -> Shown:  # noqa: F811
 
 
 @pytest.fixture
-def n1(fleet) -> FakeNeuron:  # noqa: F811
+def n1(fleet) -> FakeNeuron:
     return fleet.node("n1")
 
 
@@ -96,7 +86,7 @@ async def test_the_lines_of_a_node_are_followed(shown: Shown, n1: FakeNeuron):
 
 
 @pytest.fixture
-def rows(fleet, n1: FakeNeuron) -> None:  # noqa: F811
+def rows(fleet, n1: FakeNeuron) -> None:
     """A model with a long name, and a request to it with large numbers."""
     name = "organisation/a-model-with-a-long-name-q4_k_m"
     fleet.model(name)

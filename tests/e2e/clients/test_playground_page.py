@@ -20,7 +20,6 @@ from fleet.admin import playground
 from fleet.snapshot import ProfileView
 from tests.e2e.clients.browser import Page, browser, serving_admin
 from tests.e2e.clients.running import WEATHER
-from tests.fleet.conftest import client_for, database_url, db, folder, migrated, redis_server, staff  # noqa: F401
 from tests.gateway.conftest import House
 from tests.stubs.fake_node import STREAM_HEAD, Request, chunk, framed, sse
 from tests.stubs.script import follow
@@ -68,7 +67,7 @@ class Playground:
 
 
 @pytest.fixture
-async def shown(staff, house, tmp_path, monkeypatch) -> AsyncIterator[Playground]:  # noqa: F811
+async def shown(staff, house, tmp_path, monkeypatch) -> AsyncIterator[Playground]:
     """The page, open and filled with the gateway's models."""
     gateway = f"http://127.0.0.1:{house.port}"
     monkeypatch.setattr(playground, "_api_url", lambda: gateway)
