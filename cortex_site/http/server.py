@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 import uvicorn
 
 from cortex_site.base.certificate import HTTP1, HTTP2, TlsFiles
+from cortex_site.base.sharing import Share
+from cortex_site.http.acceptor import Acceptor, Connections
 from cortex_site.http.bounds import RequestBounds
 
 GOODBYE_S = 2.0  # a client has this long to answer the end of its TLS connection
@@ -13,13 +17,16 @@ PLAIN = TlsFiles()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server on sockets that listen already. It speaks TLS on them if it has a certificate.
+    """uvicorn's server on sockets that listen already. It speaks TLS on them if it has a certificate, and
+    takes its share of their connections if there are other workers.
 
     Raises `CertificateError`.
     """
 
-    def __init__(self, config: uvicorn.Config, tls: TlsFiles = PLAIN) -> None:
+    def __init__(self, config: uvicorn.Config, tls: TlsFiles = PLAIN, share: Share | None = None) -> None:
         super().__init__(config)
+        self.server_state.connections = self._connections = Connections()
+        self._share = share
         # not `Application`: this is imported before Django's settings are there, which ninja wants
         bounds = getattr(config.app, "bounds", None)
         speaks_http2 = isinstance(bounds, RequestBounds) and bounds.http2 is not None
@@ -28,22 +35,35 @@ class HttpServer(uvicorn.Server):
         self._watching: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._certificate is None:
+        if self._certificate is None and self._share is None:
             await super().startup(sockets)
             return
         await super().startup([])
+        tls = self._tls_options()
+        if self._share is not None:
+            acceptor = Acceptor(sockets or (), self._make_protocol, self._share, self._connections, **tls)
+            self.servers.append(acceptor)  # type: ignore[arg-type]  # uvicorn closes it, and no more
+        else:
+            await self._listen(sockets or (), tls)
+        if self._certificate is not None:
+            self._watching = asyncio.create_task(self._certificate.watch())
+
+    def _tls_options(self) -> dict[str, Any]:
+        if self._certificate is None:
+            return {}
+        return {
+            "ssl": self._certificate.context,
+            "ssl_handshake_timeout": self._handshake_s,
+            "ssl_shutdown_timeout": GOODBYE_S,
+        }
+
+    async def _listen(self, sockets: Sequence[socket.socket], tls: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
-        for sock in sockets or ():
+        for sock in sockets:
             server = await loop.create_server(
-                self._make_protocol,
-                sock=sock,
-                ssl=self._certificate.context,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=self._handshake_s,
-                ssl_shutdown_timeout=GOODBYE_S,
+                self._make_protocol, sock=sock, backlog=self.config.backlog, **tls
             )
             self.servers.append(server)
-        self._watching = loop.create_task(self._certificate.watch())
 
     def _make_protocol(self) -> asyncio.Protocol:
         protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]

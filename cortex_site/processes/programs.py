@@ -10,11 +10,12 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cortex_site.base.addresses import reachable_host, split_listen
 from cortex_site.base.probe import PROBE_TIMEOUT_S, http_get
 from cortex_site.base.settings_file import ConfigError
+from cortex_site.base.sharing import make_table
 from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.processes.redis_server import newest_server
 from cortex_site.processes.supervisor import Program
@@ -30,11 +31,14 @@ class Sockets:
     metrics: socket.socket
     admin: socket.socket
     ollama: socket.socket | None = None  # of the API as well
+    table: IO[bytes] | None = None  # of what each of several workers has accepted
 
     def close(self) -> None:
         """Close this process's copies: only those that inherited them listen on."""
         for sock in (*self.of_api, self.metrics, self.admin):
             sock.close()
+        if self.table is not None:
+            self.table.close()
 
     @property
     def of_api(self) -> tuple[socket.socket, ...]:
@@ -49,6 +53,7 @@ class Sockets:
             bind(gateway.metrics_listen),
             bind(gateway.admin_listen),
             bind(gateway.ollama_listen) if gateway.ollama_listen else None,
+            make_table(gateway.workers) if gateway.workers > 1 else None,
         )
 
 
@@ -111,10 +116,14 @@ def serve_programs(
 
 
 def _gateway_worker(index: int, sockets: Sockets, env: Mapping[str, str], config: CortexConfig) -> Program:
-    fds = tuple(sock.fileno() for sock in sockets.of_api)
+    fds, share = tuple(sock.fileno() for sock in sockets.of_api), tuple[str, ...]()
+    argv = (sys.executable, "-m", "fleet.gateway.worker", "--fd", *map(str, fds))
+    if sockets.table is not None:
+        share = ("--share", str(sockets.table.fileno()), str(index))
+        fds += (sockets.table.fileno(),)
     return Program(
         f"gateway-{index}",
-        (sys.executable, "-m", "fleet.gateway.worker", "--fd", *map(str, fds)),
+        argv + share,
         env,
         fds=fds,
         ready=http_ready(sockets.api, "/health", tls=config.gateway.speaks_tls),

@@ -23,12 +23,14 @@ BACKLOG = 2048
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, nargs="+", required=True, help="listening sockets, inherited")
+    parser.add_argument("--share", type=int, nargs=2, metavar=("FD", "PLACE"), help="the table of workers")
     arguments = parser.parse_args(argv)
     favour_event_loop()
     logs.setup("info", "gateway")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cortex_site.site.settings")
     django.setup()
     # After django.setup(): these need the app registry, or ninja's settings.
+    from cortex_site.base.sharing import Share  # noqa: PLC0415
     from cortex_site.http.protocol import HTTP_PROTOCOL  # noqa: PLC0415
     from cortex_site.http.server import HttpServer  # noqa: PLC0415
     from fleet.control_plane import ServicesControl  # noqa: PLC0415
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             backlog=BACKLOG,
         ),
         settings.gateway,
+        Share(*arguments.share) if arguments.share else None,
     )
     server.run(sockets=[socket.socket(fileno=fd) for fd in arguments.fd])
 

@@ -20,17 +20,19 @@ def test_the_gateway_s_workers_serve_a_second_address(tmp_path):
     config = CortexConfig(state_dir=tmp_path, gateway=gateway)
     with closing(Sockets.bind(config)) as sockets:
         *_, workers = serve_programs(config, sockets, {})
-        fds = tuple(sock.fileno() for sock in sockets.of_api)
-        assert len(fds) == 2
-        for worker in workers:
-            assert worker.fds == fds
-            assert tuple(worker.argv[-3:]) == ("--fd", *map(str, fds))
+        assert len(sockets.of_api) == 2
+        listening, table = [sock.fileno() for sock in sockets.of_api], sockets.table.fileno()
+        for place, worker in enumerate(workers):
+            assert worker.fds == (*listening, table)
+            said = ["--fd", *map(str, listening), "--share", str(table), str(place)]
+            assert list(worker.argv[-6:]) == said
 
 
 def test_without_one_there_is_one_socket(tmp_path):
     gateway = GatewaySettings(listen=ANY, metrics_listen=ANY, admin_listen=ANY)
     with closing(Sockets.bind(CortexConfig(state_dir=tmp_path, gateway=gateway))) as sockets:
         assert sockets.of_api == (sockets.api,)
+        assert sockets.table is None
 
 
 @asynccontextmanager
