@@ -9,7 +9,7 @@ A worker prefetches a grant for the requests of a key that are to come, admits t
 (`ext.prefetch`), and returns the rest. Nothing is used that was not taken before, so no bound is exceeded.
 What a worker has prefetched, a `SHARE`th of what was left at most, is not there for others in the meantime; a
 few requests may be a larger share, and are held longer; where they are at most one part in `PLENTY` of what
-was left, longer still.
+was left, longer still, and `MORE` times as many are taken if that is no larger part either.
 
 `fleet.gateway.limits.scripts` says the same in Lua, for accounts that several workers share.
 """
@@ -35,6 +35,7 @@ HOUR_S = 3600
 BUSY_WAIT_S = 1.0  # it is not known when a running request ends
 SHARE, SHARE_OF_FEW = 32, 8  # a prefetch takes at most one part in so many of what is left
 PLENTY = 1024  # one part in so many is next to nothing
+MORE = 8  # times a few requests are taken where that is next to nothing, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,8 @@ def prefetch(
     plenty = few and all(PLENTY * some <= rest for some, rest in zip(taken, left, strict=True))
     if min(requests, slots) <= 0 or tokens * wanted.requests < wanted.tokens:
         return None
+    if plenty and all(PLENTY * MORE * some <= left[at] for at, some in ((0, requests), (2, tokens))):
+        requests, tokens = MORE * requests, MORE * tokens
     account.requests, _ = _filled(account.requests, limits.requests_per_minute, requests, now)
     account.tokens, _ = _filled(account.tokens, limits.tokens_per_minute, tokens, now)
     account.charge(wanted.window, tokens)

@@ -19,6 +19,7 @@ Ratios are medians over rounds in which all servers take turns.
     rps_10k_keys_over_1   ours: 10,000 keys in turn
     rps_200x50_over_1x1   ours: 50 models in turn, each on 16 of 200 nodes
     rps_2_over_1          ours: two workers on one socket with twice the connections, where there are cores
+    evenness_2            of two workers on one socket with 64 open streams: the most of one, over the mean
     kib_per_stream        private memory of ours for each of 512 open, silent streams
     p99_db_down_over_up   p99 of the time to the first byte after PostgreSQL stops under this load, over
                           before

@@ -36,7 +36,7 @@ class Plan:
     rounds: int
     slow_rounds: int  # of a peer that cannot bear the load, whose streams have to be waited for
     other_rounds: int  # of peers that no key is about
-    seconds: float
+    seconds: float  # of each turn
     many_rounds: int
     scale_rounds: int
     database_rounds: int
@@ -44,6 +44,8 @@ class Plan:
     connections: int = 32
     streams: int = 128
     many_streams: int = 512
+    shared_streams: int = 64  # among two workers
+    many_seconds: float = 2.5  # of many streams
     most_streams: int = 2048
     keys: int = 10_000
     nodes: int = 200
@@ -55,12 +57,17 @@ class Plan:
     @property
     def many_s(self) -> float:
         """What a round of many streams takes, and one of more, about."""
-        return 2 * (self.seconds + self.warm_s + 4)
+        return 2 * (self.many_seconds + self.warm_s + 4)
 
     @property
     def scale_s(self) -> float:
-        """What a round of the scales takes, about; the first begins with a second gateway."""
-        return 5 * (self.seconds + self.warm_s + 2)
+        """What a round of the scales takes, about, with a second worker's start."""
+        return 5 * (self.seconds + self.warm_s + 2) + 6
+
+    @property
+    def fleet_s(self) -> float:
+        """What many keys and a second gateway with many nodes take to start, about."""
+        return 12.0 if self.nodes > 2 else 5.0
 
     @property
     def database_s(self) -> float:
@@ -69,24 +76,25 @@ class Plan:
 
 
 FULL = Plan(
-    rounds=3,
+    rounds=8,
     slow_rounds=2,
     other_rounds=3,
-    seconds=5.0,
+    seconds=2.0,
     many_rounds=2,
     scale_rounds=3,
     database_rounds=3,
     memory_of_all=True,
 )
 QUICK = Plan(
-    rounds=2,
+    rounds=4,
     slow_rounds=1,
     other_rounds=1,
-    seconds=2.5,
+    seconds=1.25,
     many_rounds=1,
     scale_rounds=2,
     database_rounds=1,
     memory_of_all=False,
+    warm_s=0.5,
 )
 SMOKE = Plan(
     rounds=1,
@@ -101,6 +109,8 @@ SMOKE = Plan(
     streams=4,
     many_streams=8,
     most_streams=12,
+    shared_streams=4,
+    many_seconds=0.5,
     keys=3,
     nodes=2,
     models=2,
@@ -172,6 +182,15 @@ class Lab:
         figures: Run = msgspec.json.decode(out.splitlines()[-1])
         self.runs[label][server.name].append(figures)
         self.run.say(f"{label:8} {server.name:14} {brief(figures)}")
+
+    @contextmanager
+    def held(self, server: Server, count: int) -> Iterator[int]:
+        """So many streams, open and silent; the value is how many could be opened."""
+        generator = self.generator(self.load("idle", server, count))
+        assert generator.stdout is not None
+        yield msgspec.json.decode(generator.stdout.readline())["open"]
+        generator.communicate(timeout=GENERATOR_S)
+        self.settle(server)
 
     @contextmanager
     def another(self, nodes: int, models: int) -> Iterator[Ours]:

@@ -7,10 +7,8 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-import msgspec
-
 from bench import command
-from bench.gateway.lab import GENERATOR_S, Lab, prepare
+from bench.gateway.lab import Lab, prepare
 from bench.gateway.load import Job
 from bench.gateway.peers import BY_NAME
 from bench.gateway.processes import Server
@@ -42,20 +40,27 @@ def measure(run: command.Run) -> dict[str, Any]:
 
 
 def _take_turns(lab: Lab) -> None:
+    """What only a loop's first round measures comes first: more rounds take what time is left."""
     plan, budget = lab.plan, lab.run.budget
-    last_s = plan.database_rounds * plan.database_s + plan.scale_rounds * plan.scale_s
+    for _ in budget.rounds(plan.database_rounds, "PostgreSQL stopped"):
+        _database(lab)
+    last_s = plan.fleet_s + plan.scale_rounds * plan.scale_s
     after_s = plan.many_rounds * plan.many_s + last_s
     for number in budget.rounds(plan.rounds, "rounds beside the peers", reserve_s=after_s):
         _round(lab, number)
     if budget.allows(f"{plan.many_streams} streams", plan.many_s):
         for _ in budget.rounds(plan.many_rounds, f"{plan.many_streams} streams", reserve_s=last_s):
-            _streams(lab, lab.ours.server, "streams-512", plan.many_streams)
-            _streams(lab, lab.ours.server, "streams-2048", plan.most_streams, gap_us=WIDE_GAP_US)
-    if budget.allows("scales", plan.scale_s):
+            _streams(lab, lab.ours.server, "streams-512", plan.many_streams, seconds=plan.many_seconds)
+            _streams(
+                lab,
+                lab.ours.server,
+                "streams-2048",
+                plan.most_streams,
+                seconds=plan.many_seconds,
+                gap_us=WIDE_GAP_US,
+            )
+    if budget.allows("scales", plan.fleet_s + plan.scale_s):
         scales(lab)
-    if budget.allows("PostgreSQL stopped", plan.database_s):
-        for _ in budget.rounds(plan.database_rounds, "PostgreSQL stopped"):
-            _database(lab)
 
 
 def _round(lab: Lab, number: int) -> None:
@@ -81,8 +86,9 @@ def _first(lab: Lab, server: Server, **more: Any) -> Job:
     return lab.load("first", server, lab.plan.connections, gap_us=FIRST_GAP_US, **more)
 
 
-def _streams(lab: Lab, server: Server, label: str, count: int, **more: Any) -> None:
-    job = lab.load("streams", server, count, seconds=lab.plan.seconds + lab.plan.warm_s, **more)
+def _streams(lab: Lab, server: Server, label: str, count: int, seconds: float = 0.0, **more: Any) -> None:
+    seconds = (seconds or lab.plan.seconds) + lab.plan.warm_s
+    job = lab.load("streams", server, count, seconds=seconds, **more)
     lab.measure(label, server, job)
     lab.settle(server)
 
@@ -92,16 +98,12 @@ def _memory(lab: Lab) -> None:
         lab.measure("warm", server, _first(lab, server, seconds=min(1.0, lab.plan.seconds)))
         lab.settle(server)
         before = server.memory_kib
-        generator = lab.generator(lab.load("idle", server, lab.plan.many_streams))
-        assert generator.stdout is not None
-        opened = msgspec.json.decode(generator.stdout.readline())["open"]
-        time.sleep(0.5)
-        after = server.memory_kib
-        generator.communicate(timeout=GENERATOR_S)
+        with lab.held(server, lab.plan.many_streams) as opened:
+            time.sleep(0.5)
+            after = server.memory_kib
         kib = (after - before) / opened if opened else None
         lab.runs["idle"][server.name].append({"open": opened, "kib_per_stream": kib})
         lab.run.say(f"idle     {server.name:14} {opened} open, {kib or 0:.1f} KiB each")
-        lab.settle(server)
 
 
 def _database(lab: Lab) -> None:

@@ -78,7 +78,7 @@ class Ours:
         with ExitStack() as stack:
             process = _worker(stack, self.sock, self.table, core, self.server.log, self.env, place=1)
             time.sleep(WORKER_S)  # it takes connections of a socket that answers all the while
-            yield replace(self.server, also=(*self.server.also, process.pid))
+            yield replace(self.server, also=(*self.server.also, process.pid), second=process.pid)
 
     def stop_database(self) -> None:
         self.database.stop()

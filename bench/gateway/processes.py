@@ -68,6 +68,11 @@ class Server:
     key: str = ""
     verbatim: bool = True
     also: tuple[int, ...] = ()
+    second: int | None = None  # the process of a second worker
+
+    @property
+    def workers(self) -> list[int]:
+        return [self.process.pid] if self.second is None else [self.process.pid, self.second]
 
     @property
     def pids(self) -> list[int]:

@@ -41,6 +41,7 @@ def keys(runs: Runs) -> dict[str, float | int | None]:
         "broken": sum(run["broken"] for run in paced) if paced else None,
         "ttfb_added_p99_over_nginx_added": _added(runs["first"]),
         **{key: _ratio(runs, label, "rps") for key, label in SCALES.items()},
+        "evenness_2": median(run["evenness"] for run in runs["even"]["ours"]),
         "rps_over_litellm": _over(runs["json"], "litellm", "rps"),
         "cpu_over_litellm": _over(runs["streams-128"], "litellm", "cpu_s_per_million"),
         "kib_per_stream": median(run["kib_per_stream"] for run in runs["idle"]["ours"]),
@@ -86,7 +87,7 @@ def absolute(runs: Runs) -> dict[str, dict[str, dict[str, float | None]]]:
     """The medians over the rounds, as `figures[kind][server]`."""
     wanted = (
         "rps", "cpu_us", "latency_ms", "chunks_per_s", "cpu_s_per_million", "delay_ms", "stalls", "broken",
-        "first_ms", "kib_per_stream", "foreign", "generator",
+        "first_ms", "kib_per_stream", "evenness", "foreign", "generator",
     )  # fmt: skip
     return {
         kind: {

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
+
+import psutil
 
 from bench.gateway.lab import Lab
 from bench.gateway.processes import Server
@@ -29,11 +32,25 @@ def scales(lab: Lab) -> None:
             _json(lab, "fleet", replace(fleet.server, name="ours"), models=plan.models)
             with lab.ours.another_worker(lab.cores.second) as both:
                 _json(lab, "workers", both, connections=2 * plan.connections)
+                _evenness(lab, both)
 
 
 def _json(lab: Lab, label: str, server: Server, connections: int = 0, **more: object) -> None:
     lab.measure(label, server, lab.load("closed", server, connections or lab.plan.connections, **more))
     lab.settle(server)
+
+
+def _evenness(lab: Lab, both: Server) -> None:
+    with lab.held(both, lab.plan.shared_streams):
+        counts = [_connections(pid, both.port) for pid in both.workers]
+    lab.runs["even"][both.name].append({"connections": counts, "evenness": max(counts) / fmean(counts)})
+    lab.run.say(f"even     {both.name:14} {counts}")
+
+
+def _connections(pid: int, port: int) -> int:
+    """The connections that a process has with clients."""
+    found = psutil.Process(pid).net_connections("tcp4")
+    return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in found)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from struct import Struct
 from ext.prefetch import FEW, LONGER, Grant
 from fleet.key_limits import (
     BUSY_WAIT_S,
+    MORE,
     PLENTY,
     SHARE,
     SHARE_OF_FEW,
@@ -146,6 +147,12 @@ if ARGV[6] ~= '' then
   local rest = math.min(left(tokens, token_limit), budget and budget - spent or math.huge)
   local amount = share(wanted_tokens, rest)
   if math.min(count, slots) > 0 and amount * wanted >= wanted_tokens then
+    local function is_little(some, of)
+      return {PLENTY * MORE} * some <= of
+    end
+    if plenty and is_little(count, left(requests, request_limit)) and is_little(amount, rest) then
+      count, amount = {MORE} * count, {MORE} * amount
+    end
     requests = fill(requests, request_limit, count)
     tokens = fill(tokens, token_limit, amount)
     charge(start, amount)
