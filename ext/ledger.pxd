@@ -58,6 +58,7 @@ cdef class Ledger:
     cdef ByteWriter _line
     cdef long long _second
 
+    cpdef put_now(self, Entry entry)
     @cython.locals(kind=tuple, latency_s=double, rate=double, sums=Sums, fields=bytes, head=bytes, line=ByteWriter, start=Py_ssize_t)
     cpdef put(self, Entry entry, double now, double ended_at)
     cdef Sums _begin(self, tuple kind)

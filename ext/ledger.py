@@ -184,6 +184,10 @@ class Ledger:
         """The number of kinds and keys whose sums nobody has taken."""
         return len(self._sums) + len(self._spent)
 
+    def put_now(self, entry: Entry) -> None:
+        """Record a request that has just ended. Never waits."""
+        self.put(entry, time.monotonic(), time.time())
+
     def put(self, entry: Entry, now: float, ended_at: float) -> None:
         """Record a request that ended `now`, which is `ended_at` in seconds since the epoch. Never waits."""
         kind = (entry.model, entry.node, entry.outcome, entry.dialect, entry.error_code)

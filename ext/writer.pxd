@@ -4,6 +4,9 @@ cimport cython
 
 from ext.chunk cimport enclose
 
+cdef extern from "string.h" nogil:
+    void* memcpy(void* into, const void* given, size_t size)
+
 cdef bint _COMPILED
 cdef int _ZERO, _MOST_DIGITS
 cdef double _MOST_S
@@ -14,7 +17,7 @@ cdef class ByteWriter:
     cdef bytearray _data
 
     cpdef clear(self)
-    @cython.locals(data="const char*")
+    @cython.locals(data="const char*", piece=bytes)
     cpdef bytes written(self, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(data="char*")
     cpdef replace(self, Py_ssize_t at, int byte)
@@ -31,5 +34,4 @@ cdef class ByteWriter:
 
 cpdef bytes quoted(str text)
 
-@cython.locals(i=Py_ssize_t)
 cdef void _copy(char* into, Py_ssize_t at, const char* piece, Py_ssize_t size) noexcept

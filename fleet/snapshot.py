@@ -140,6 +140,11 @@ class NodeView:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.config.name)
 
+    def offered(self) -> tuple[bool, list[tuple[str, str, tuple[str, ...], int | None]]]:
+        """All of it that a `ModelOffer` depends on."""
+        views = self.models.items()
+        return self.healthy, [(model, view.state, view.capabilities, view.context) for model, view in views]
+
     def answering(self) -> Iterator[tuple[str, ModelView]]:
         """The models that can answer here now."""
         return (
@@ -187,7 +192,8 @@ class FleetSnapshot:
 
     def with_node(self, node: NodeView) -> FleetSnapshot:
         """This snapshot with one node's view replaced. Only that node's models are indexed anew."""
-        before = dict(self.nodes[node.name].answering()) if node.name in self.nodes else {}
+        old = self.nodes.get(node.name)
+        before = dict(old.answering()) if old is not None else {}
         after = dict(node.answering())
         index = dict(self._replicas)
         for model in before.keys() | after.keys():
@@ -196,7 +202,8 @@ class FleetSnapshot:
         new = FleetSnapshot.__new__(FleetSnapshot)
         object.__setattr__(new, "configuration", self.configuration)
         object.__setattr__(new, "nodes", MappingProxyType({**self.nodes, node.name: node}))
-        object.__setattr__(new, "_offers", {})
+        is_same = old is not None and old.offered() == node.offered()  # a report of its load, most often
+        object.__setattr__(new, "_offers", self._offers if is_same else {})
         new._set_replicas(index)  # noqa: SLF001 - its own class
         return new
 

@@ -61,6 +61,7 @@ from cortex_site.config.cortex_toml import CortexConfig
 from cortex_site.http.protocol import HTTP_PROTOCOL, ServerProtocol
 from ext import prefetch
 from fleet.gateway.app import application
+from fleet.gateway.control import listener
 from fleet.gateway.control.redis_link import RedisLink
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.http import pool
@@ -68,7 +69,7 @@ from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.limits import limiter
 from fleet.gateway.limits.scripts import ADMISSION, PREFETCH
-from fleet.gateway.record import recorder
+from fleet.gateway.record import gauges, recorder
 from fleet.key_limits import KeyLimits
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
 
@@ -131,7 +132,7 @@ def node(models: list[str], wire: Wire, data: bytes) -> None:
         wire.receive(mock.STREAM_HEAD + mock.state(models))
         _ping(wire)
         return
-    if b'"stream": true' not in data:
+    if data.find(b'"stream": true') < 0:  # `in` makes and drops an exception
         wire.receive(mock.ANSWER)
         return
     pieces = [mock.framed(mock.chunk(number, 0)) for number in range(CHUNKS)]
@@ -244,6 +245,7 @@ def stop_timers() -> None:
     prefetch.BUSY, prefetch.FEW = MANY, 10**6  # at full speed one grant is for thousands of requests
     recorder.BATCH_WAIT_S = prefetch.HOLD_S = prefetch.LONG_HOLD_S = limiter.LONG_HOLD_S = 1e6
     logs.GATHER_S = 5.0
+    gauges.INTERVAL_S = listener.RECONNECT_S = 1e6
     sys.setswitchinterval(1e3)
 
 
@@ -289,7 +291,7 @@ def clients(app: Any, kind: str, requests: Iterator[bytes], meter: Meter) -> Non
     state, end = ServerState(), b"[DONE]" if kind == "stream" else b'"usage"'
 
     def ask_again(wire: Wire, answer: bytes) -> None:
-        if end in answer and not meter.over.is_set():
+        if answer.find(end) >= 0 and not meter.over.is_set():
             meter.tick()
             wire.receive(next(requests))
 

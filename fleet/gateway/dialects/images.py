@@ -38,7 +38,8 @@ _bodies = msgspec.json.Decoder(_Body)
 
 def needed_capability(body: bytes) -> str:
     """`vision` when a chat body has images, else `chat`. The node refuses a body of another shape."""
-    return "vision" if b'"image_url"' in body and any(_urls(body)) else "chat"
+    # `in` would take a number first, and make and drop an exception
+    return "vision" if body.find(b'"image_url"') >= 0 and any(_urls(body)) else "chat"
 
 
 def _urls(body: bytes) -> Iterator[str]:

@@ -68,7 +68,7 @@ _whole = msgspec.json.Decoder(_Alone)
 
 def failure_alone(body: bytes) -> Failure | None:
     """The error that a whole answer states in place of one; None of an answer, or of what is no JSON."""
-    if b'"error"' not in body:
+    if body.find(b'"error"') < 0:  # `in` would take a number first, and make and drop an exception
         return None
     try:
         found = _whole.decode(body)
