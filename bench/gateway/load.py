@@ -56,6 +56,7 @@ class Job(msgspec.Struct, frozen=True):
     connections: int
     seconds: float = 0.0
     warm_s: float = 1.0  # before the measured window
+    warm_requests: int = 0  # as well, of `closed`
     gap_us: int = 20_000
     key: str = ""
     verbatim: bool = True
@@ -250,17 +251,24 @@ async def connected(job: Job, problems: Counter[str]) -> AsyncIterator[list[Clie
 async def closed(job: Job, clients: list[Client]) -> dict[str, Any]:
     window, data, times = Window(job), different_requests(job), list[float]()
 
+    left = job.warm_requests
+
     def again(client: Client) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            warm.set()
         if window.is_open:
             times.append((time.monotonic_ns() - client.sent_ns) / 1e6)
         if not stopped and not client.transport.is_closing():
             client.ask(next(data))
 
-    stopped = False
+    stopped, warm = False, asyncio.Event()
     for client in clients:
         client.on_end = again
         client.ask(next(data))
     await asyncio.sleep(job.warm_s)
+    await warm.wait()
     window.open()
     await asyncio.sleep(job.seconds)
     window.close()

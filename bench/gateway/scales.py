@@ -28,7 +28,7 @@ def scales(lab: Lab) -> None:
         for _ in lab.run.budget.rounds(plan.scale_rounds, "scales"):
             _json(lab, "plain", own)
             _json(lab, "translated", own, dialect="messages", verbatim=False)
-            _json(lab, "keys", own, keys=str(keys))
+            _json(lab, "keys", own, keys=str(keys), warm_requests=plan.keys)
             _json(lab, "fleet", replace(fleet.server, name="ours"), models=plan.models)
             with lab.ours.another_worker(lab.cores.second) as both:
                 _json(lab, "workers", both, connections=2 * plan.connections)
