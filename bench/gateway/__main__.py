@@ -17,7 +17,7 @@ Ratios are medians over rounds in which all servers take turns.
                           a second each, minus the same without a gateway; ours over nginx's
     rps_translated_over_plain  ours: Anthropic's requests over OpenAI's
     rps_10k_keys_over_1   ours: 10,000 keys in turn, each of which has asked before
-    rps_200x50_over_1x1   ours: 50 models in turn, each on 16 of 200 nodes
+    rps_200x50_over_1x1   ours: 50 models in turn, each on 16 of 200 nodes, asked for before
     rps_2_over_1          ours: two workers on one socket with twice the connections, where there are cores
     evenness_2            of two workers on one socket with 64 open streams: the most of one, over the mean
     kib_per_stream        private memory of ours for each of 512 open, silent streams

@@ -57,7 +57,7 @@ from bench.gateway import mock
 from bench.gateway.load import Job, request
 from cortex_site.base import logs
 from cortex_site.base.interpreter import favour_event_loop
-from cortex_site.config.cortex_toml import CortexConfig
+from cortex_site.config.cortex_toml import CortexConfig, PollSettings
 from cortex_site.http.protocol import HTTP_PROTOCOL, ServerProtocol
 from ext import prefetch
 from fleet.gateway.app import application
@@ -245,7 +245,7 @@ def stop_timers() -> None:
     prefetch.BUSY, prefetch.FEW = MANY, 10**6  # at full speed one grant is for thousands of requests
     recorder.BATCH_WAIT_S = prefetch.HOLD_S = prefetch.LONG_HOLD_S = limiter.LONG_HOLD_S = 1e6
     logs.GATHER_S = 5.0
-    gauges.INTERVAL_S = listener.RECONNECT_S = 1e6
+    gauges.INTERVAL_S = listener.RECONNECT_S = mock.PING_S = 1e6
     sys.setswitchinterval(1e3)
 
 
@@ -301,7 +301,8 @@ def clients(app: Any, kind: str, requests: Iterator[bytes], meter: Meter) -> Non
 
 
 async def cpu_us(kind: str, fleet: Fleet, seconds: float, windows: int | None) -> dict[str, float]:
-    gateway = DataPlane(CortexConfig(), Control(fleet), store)
+    interval_s = 1e6 if windows else 5.0
+    gateway = DataPlane(CortexConfig(poll=PollSettings(interval_s=interval_s)), Control(fleet), store)
     app = application(gateway)
     async with gateway.running():
         while not all(gateway.fleet.snapshot.replicas(model) for model in fleet.models):
@@ -324,7 +325,8 @@ def instructions(kind: str) -> int:
 def _counted(kind: str, windows: int) -> int:
     count = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     run = [sys.executable, "-m", "bench.gateway.path", "--json", "--kind", kind, "--windows", str(windows)]
-    said = subprocess.run([*count, *run], check=True, capture_output=True, text=True).stderr
+    env = {**os.environ, "PYTHONHASHSEED": "0"}  # it decides about collisions
+    said = subprocess.run([*count, *run], check=True, capture_output=True, text=True, env=env).stderr
     return max(int(found.replace(",", "")) for found in re.findall(r"I\s+refs:\s+([\d,]+)", said))
 
 

@@ -5,6 +5,7 @@ Each is measured next to the plain load, in every round.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from bench.gateway.lab import Lab
+from bench.gateway.mock import ON_A_NODE
 from bench.gateway.processes import Server
 
 ANSWERS_S = 90.0
@@ -25,14 +27,24 @@ def scales(lab: Lab) -> None:
     plan = lab.plan
     own = lab.ours.server
     with _keys(lab, plan.keys) as keys, lab.another(plan.nodes, plan.models) as fleet:
+        _warm(lab, own, plan.keys, keys=str(keys))
+        _warm(lab, fleet.server, 5 * plan.nodes * ON_A_NODE, models=plan.models)
+        time.sleep(plan.counted_s)
         for _ in lab.run.budget.rounds(plan.scale_rounds, "scales"):
             _json(lab, "plain", own)
             _json(lab, "translated", own, dialect="messages", verbatim=False)
-            _json(lab, "keys", own, keys=str(keys), warm_requests=plan.keys)
+            _json(lab, "keys", own, keys=str(keys))
             _json(lab, "fleet", replace(fleet.server, name="ours"), models=plan.models)
             with lab.ours.another_worker(lab.cores.second) as both:
                 _json(lab, "workers", both, connections=2 * plan.connections)
                 _evenness(lab, both)
+
+
+def _warm(lab: Lab, server: Server, requests: int, **more: object) -> None:
+    """Ask so often that each key, or each model on each node, was asked for."""
+    job = lab.load("closed", server, lab.plan.connections, seconds=0.1, warm_requests=requests, **more)
+    lab.generator(job).communicate(timeout=ANSWERS_S)
+    lab.settle(server)
 
 
 def _json(lab: Lab, label: str, server: Server, connections: int = 0, **more: object) -> None:
