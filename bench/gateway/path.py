@@ -245,7 +245,7 @@ def stop_timers() -> None:
     prefetch.BUSY, prefetch.FEW = MANY, 10**6  # at full speed one grant is for thousands of requests
     recorder.BATCH_WAIT_S = prefetch.HOLD_S = prefetch.LONG_HOLD_S = limiter.LONG_HOLD_S = 1e6
     logs.GATHER_S = 5.0
-    gauges.INTERVAL_S = listener.RECONNECT_S = mock.PING_S = 1e6
+    gauges.INTERVAL_S = listener.RECONNECT_S = 1e6
     sys.setswitchinterval(1e3)
 
 

@@ -56,14 +56,14 @@ STREAM_LINES = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 BUG = ApiError(500, "internal_error", "The gateway failed; its log has the reason.")
 STOPPING = ApiError(503, "gateway_stopping", "The gateway was stopped within the answer.", retry_after_s=3)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_WORKER = os.urandom(8).hex()  # with a count, for ids that need no system call
-_numbers = count(1)
+_WORKER = f"req-{os.urandom(8).hex()}"  # with a count, for ids that need no system call
+_numbers = count(10**9)
 
 
 def request_id(request: ParsedRequest | Request) -> str:
     """The client's `x-request-id` when it is harmless to log, else a new one."""
     given = request.header(b"x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else f"req-{_WORKER}{next(_numbers):010x}"
+    return given if given and _REQUEST_ID.fullmatch(given) else _WORKER + str(next(_numbers))
 
 
 class _Closable(Protocol):
@@ -274,7 +274,7 @@ class Exchange:
             return True
         assert self.key is not None
         limiter, tokens = self.plane.limiter, self.estimate()
-        prefetch = limiter.prefetch(self.key)
+        prefetch = limiter.prefetches[self.key.digest]
         self.grant = prefetch.admit(self.key, tokens, time.time())
         if self.grant is None:
             self.asked = limiter.ask(self.key, tokens)
@@ -386,5 +386,7 @@ class Exchange:
         if self.asked is not None:
             self.plane.limiter.give_up(self.asked)
         if grant is not None:
-            self.plane.limiter.settle(grant, draft.charge(outcome, grant.tokens))
+            used = draft.charge(outcome, grant.tokens)
+            if not grant.end_with(used):
+                self.plane.limiter.charge(grant, used)
         self.plane.recorder.put(draft.ended(outcome, status, error_code))

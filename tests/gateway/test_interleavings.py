@@ -146,7 +146,7 @@ async def world(monkeypatch, *, held: bool):
     if held:
         now = time.time()
         given = Grant("g", 10**9, 0, now, now, now, 1000, 1000)
-        plane.limiter.prefetch(KEY).hold(KEY, given, given, now, now + 1e6, [])
+        plane.limiter.prefetches[KEY.digest].hold(KEY, given, given, now, now + 1e6, [])
     try:
         yield made
     finally:
@@ -207,7 +207,7 @@ async def run(monkeypatch, events, *, held: bool, bounds=PATIENT) -> None:
         assert len(records) == len(set(records)), "an exchange ended twice"
         assert not here.state.tasks
         assert here.plane.nodes.in_flight("n") == 0
-        assert here.plane.limiter.prefetch(KEY).open == 0
+        assert here.plane.limiter.prefetches[KEY.digest].open == 0
         assert here.plane.open_streams == 0
         assert len(records) <= here.number
 

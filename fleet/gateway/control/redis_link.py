@@ -29,7 +29,7 @@ class RedisLink(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._lost: asyncio.Future[str] = self._loop.create_future()  # why
         self._reader = hiredis.Reader()
-        self._waiting: deque[tuple[float, Callable[[Any], None]]] = deque()  # since when
+        self._waiting: deque[tuple[float, Callable[[Any], object]]] = deque()  # since when
         self._outgoing: list[bytes] = []  # in this turn of the event loop: one system call for all
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -72,7 +72,7 @@ class RedisLink(asyncio.Protocol):
         self.post(command, partial(_resolve, future))
         return future
 
-    def post(self, command: Sequence[str | bytes | float], answered: Callable[[Any], None]) -> None:
+    def post(self, command: Sequence[str | bytes | float], answered: Callable[[Any], object]) -> None:
         """Send a command. `answered` is called with its reply, or with a `LinkError`."""
         if self._transport is None:
             raise LinkError("the connection to Redis is closed")

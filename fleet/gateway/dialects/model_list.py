@@ -72,7 +72,7 @@ def _tightest(profile: ProfileView, placements: list[tuple[NodeView, ModelView]]
 def require_capability(offer: ModelOffer, call: Call) -> None:
     """Raises `ApiError` 400 when the model is known to lack the capability that the call needs."""
     can = offer.capabilities
-    if not can or _does(call.needs, can):
+    if not can or call.needs in can or _does(call.needs, can):
         return
     message = f"The model '{call.model}' does not do {call.needs}; it does {', '.join(can)}."
     raise ApiError(400, "wrong_modality", message, param="model")

@@ -55,8 +55,8 @@ class Limiter:
         self._tried = asyncio.Event()  # the first attempt to connect is over
         self._scripts: dict[str, str] = {}  # SHA-1 by name
         self._accounts: defaultdict[str, Account] = defaultdict(Account)  # while Redis is away, by digest
-        self._prefetches: defaultdict[str, Prefetch]  # by digest
-        self._prefetches = defaultdict(partial(Prefetch, min(LONG_HOLD_S, lease_s / 3)))
+        self.prefetches: defaultdict[str, Prefetch]  # of each key, now and from now on, by digest
+        self.prefetches = defaultdict(partial(Prefetch, min(LONG_HOLD_S, lease_s / 3)))
         self._timers: dict[str, asyncio.TimerHandle] = {}  # that end what is held, by digest
         self._open: dict[str, str] = {}  # the digest by the id of each grant with a lease of its own
         self._unsent: dict[str, tuple[KeyView, list[Asked]]] = {}  # by digest
@@ -64,10 +64,6 @@ class Limiter:
         self._sending = False  # in the event loop's next turn
         self._ids = itertools.count()
         self._worker = uuid.uuid4().hex[:12]
-
-    def prefetch(self, key: KeyView) -> Prefetch:
-        """What this worker has prefetched of a key's limits, now and from now on."""
-        return self._prefetches[key.digest]
 
     def ask(self, key: KeyView, tokens: int) -> Asked | None:
         """Ask Redis for a request that nothing held admits; None where `reserve` alone can say what to do.
@@ -88,7 +84,7 @@ class Limiter:
         now = time.time()
         limits = key.limits
         if asked is None:
-            if (held := self._prefetches[key.digest].admit(key, tokens, now)) is not None:
+            if (held := self.prefetches[key.digest].admit(key, tokens, now)) is not None:
                 return held
             if limits.never_fits(tokens):
                 raise limit_headers.too_large(limits, tokens)
@@ -116,8 +112,11 @@ class Limiter:
 
     def settle(self, grant: Grant, used: int) -> None:
         """Charge the tokens that the request used, 0 when none. Never waits."""
-        if grant.end_with(used):
-            return
+        if not grant.end_with(used):
+            self.charge(grant, used)
+
+    def charge(self, grant: Grant, used: int) -> None:
+        """The same for a request that has ended with so many, which did not settle it."""
         key: KeyView = grant.key
         del self._open[grant.id]
         if grant.local:
@@ -127,7 +126,7 @@ class Limiter:
     def _let_run(self, key: KeyView, grant: Grant, admission: Admission) -> None:
         """Count an admitted request, which has a lease of its own so far."""
         note_account(grant, admission)
-        self._prefetches[key.digest].let_run(grant, key)
+        self.prefetches[key.digest].let_run(grant, key)
         self._open[grant.id] = key.digest
 
     def _period(self, key: KeyView, now: float) -> tuple[int, int]:
@@ -146,7 +145,7 @@ class Limiter:
     def _new_grant(self, key: KeyView, tokens: int, now: float) -> Grant:
         """Of a request that is counted from now on."""
         start, _ = self._period(key, now)
-        self._prefetches[key.digest].note(tokens, now)
+        self.prefetches[key.digest].note(tokens, now)
         return Grant(self._member(tokens, start), tokens, start)
 
     async def _admission(self, key: KeyView, grant: Grant, asked: Asked | None) -> Admission | None:
@@ -159,7 +158,7 @@ class Limiter:
         return admission
 
     def _ask(self, key: KeyView, grant: Grant, now: float) -> Asked:
-        if self._prefetches[key.digest].is_spent(key, grant.tokens, now):
+        if self.prefetches[key.digest].is_spent(key, grant.tokens, now):
             self._give_back(key.digest)
         asked = Asked(key, grant, asyncio.get_running_loop().create_future())
         self._asking(key).append(asked)
@@ -197,7 +196,7 @@ class Limiter:
 
     def _send_reservations(self, key: KeyView, asked: Sequence[Asked]) -> None:
         """Ask for those who wait, and for those to come."""
-        prefetch = self._prefetches[key.digest]
+        prefetch = self.prefetches[key.digest]
         window = asked[0].grant.window if asked else self._period(key, time.time())[0]
         wanted = prefetch.wanted(self._next_id(), window, len(asked))
         if wanted is None and not asked:
@@ -229,7 +228,7 @@ class Limiter:
             if admission is not None and not admission.refused_by:
                 admitted.append((one.grant, admission))
         if wanted is not None:
-            self._prefetches[key.digest].asked = False
+            self.prefetches[key.digest].asked = False
             if answers:
                 together = [grant for grant, _ in admitted if grant.window == wanted.window]
                 self._hold(key, wanted, scripts.prefetched(answers[0], wanted), together)
@@ -247,7 +246,7 @@ class Limiter:
         return self._link
 
     def _post(
-        self, script: str, digest: str, arguments: Iterable[str | float], answered: Callable[[Any], None]
+        self, script: str, digest: str, arguments: Iterable[str | float], answered: Callable[[Any], object]
     ) -> None:
         """Raises `LinkError`."""
         if self._link is None:
@@ -258,7 +257,7 @@ class Limiter:
     # --- prefetches ---
 
     def _hold(self, key: KeyView, wanted: Grant, given: Grant, together: list[Grant]) -> None:
-        prefetch, now = self._prefetches[key.digest], time.time()
+        prefetch, now = self.prefetches[key.digest], time.time()
         hold_s = prefetch.hold_s(plenty=given.plenty and len(self._timers) < MAX_HELD)
         _, end = self._period(key, now)
         prefetch.hold(key, wanted, given, now, min(now + hold_s, end or math.inf), together)
@@ -267,14 +266,14 @@ class Limiter:
 
     def _time_is_over(self, key: KeyView) -> None:
         """Give back what is held, and ask for more where it was needed."""
-        again = self._prefetches[key.digest].wanted_again
+        again = self.prefetches[key.digest].wanted_again
         self._give_back(key.digest)
         if again:
             self._asking(key)
 
     def _give_back(self, digest: str) -> bool:
         """Give back what is held of a key's limits. Returns whether anything was."""
-        returned = self._prefetches[digest].release()
+        returned = self.prefetches[digest].release()
         if returned is None:
             return False
         self._timers.pop(digest).cancel()
@@ -375,7 +374,7 @@ class Limiter:
         for ident, digest in self._open.items():
             members[digest].append(ident)
         for digest, grants in members.items():
-            self._post("renew", digest, [self._lease_s, *grants], _ignored)
+            self._post("renew", digest, [self._lease_s, *grants], bool)  # `_stay` hears of a lost link
 
     def _go_local(self, reason: str) -> None:
         if not self.local:
@@ -393,7 +392,3 @@ class Limiter:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-
-
-def _ignored(_answer: Any) -> None:
-    """`_stay` hears of a link that failed."""
