@@ -110,14 +110,18 @@ INLINE void gelu_stored(const GeluStep *step, int64_t first, int count, const St
     const int item_bytes = stored == STORED_FLOATS ? 4 : 2;
     const uint8_t *x = step->x + first * item_bytes;
     uint8_t *out = step->out + first * item_bytes;
-    for (int at = 0; at < count; at += LANES) {
-        const int whole = count - at < LANES ? 0 : LANES, left = whole ? whole : count - at;
-        uint8_t rest[LANES * 4] = {0};
-        if (!whole) memcpy(rest, x + at * item_bytes, left * item_bytes);
-        Floats value = gelu_of(whole ? load_stored(x, at, stored) : load_stored(rest, 0, stored));
-        if (stored == STORED_FLOATS) memcpy(out + at * 4, &value, left * 4);
-        else for (int i = 0; i < left; i++) ((uint16_t *)out)[at + i] = bfloat_of(value[i]);
+    int at = 0;
+    for (; at + LANES <= count; at += LANES) {
+        const Floats value = gelu_of(load_stored(x, at, stored));
+        if (stored == STORED_FLOATS) *(AnyFloats *)(out + at * 4) = value;
+        else store_bfloats(value, (uint16_t *)out + at);
     }
+    uint8_t rest[LANES * 4] = {0};
+    memcpy(rest, x + at * item_bytes, (count - at) * item_bytes);
+    const Floats value = gelu_of(load_stored(rest, 0, stored));
+    if (stored == STORED_FLOATS) memcpy(rest, &value, sizeof value);
+    else store_bfloats(value, (uint16_t *)rest);
+    memcpy(out + at * item_bytes, rest, (count - at) * item_bytes);
 }
 
 static void gelu_piece(const GeluStep *step, int64_t first, int count) {

@@ -35,6 +35,12 @@ INLINE uint16_t bfloat_of(float value) {
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : nearest);
 }
 
+INLINE void store_bfloats(Floats values, uint16_t *to) {
+    const Words bits = (Words)values, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const Words is_nan = (Words)(values != values);
+    *(AnyHalves *)to = __builtin_convertvector((is_nan & (bits >> 16 | 0x40)) | (~is_nan & nearest), Halves);
+}
+
 #ifndef HAS_HALVES
 /* bfloat16 is the upper half of a float. */
 INLINE Floats load_bfloats(const uint16_t *from) {

@@ -89,12 +89,13 @@ INLINE void add_words(
 
 INLINE void score_span(const WholeHead *head, int token, Seen *seen) {
     const int words = head->step->key_dim >> ARE_PAIRS;
+    const float scale = head->step->scale * 1.44269504f; /* scores are powers of two */
     for (int at = 0; at < SPAN; at += KEY_VECTORS * LANES) {
         const uint32_t *keys = head->keys + (size_t)(token + at) * words;
         Floats sums[QUERIES][KEY_VECTORS] = {0};
         add_words(keys, LANES, (size_t)words * LANES, seen->queries[0], MOST_DIM, words, KEY_VECTORS, sums);
         UNROLL for (int q = 0; q < QUERIES; q++) UNROLL for (int v = 0; v < KEY_VECTORS; v++)
-            *(AnyFloats *)&seen->scores[q][at + v * LANES] = sums[q][v] * head->step->scale;
+            *(AnyFloats *)&seen->scores[q][at + v * LANES] = sums[q][v] * scale;
     }
     for (int at = head->step->tokens - token; at < SPAN; at++)
         for (int q = 0; q < QUERIES; q++) seen->scores[q][at] = -INFINITY;
@@ -105,6 +106,13 @@ INLINE Floats larger(Floats one, Floats other) {
     return (Floats)((more & (Integers)one) | (~more & (Integers)other));
 }
 
+/* Bits of floats are in the order of integers, those below zero turned round. */
+INLINE float most_of(Floats of) {
+    const Integers bits = (Integers)of;
+    const int most = largest_lane(bits ^ (bits >> 31 & 0x7fffffff));
+    return float_of_bits((uint32_t)(most ^ (most >> 31 & 0x7fffffff)));
+}
+
 INLINE void store_weights(Floats weights, int at, uint32_t *to) {
 #ifdef HAS_BFLOAT_DOT
     _mm256_storeu_si256((__m256i *)((uint16_t *)to + at), (__m256i)_mm512_cvtneps_pbh((__m512)weights));
@@ -113,19 +121,31 @@ INLINE void store_weights(Floats weights, int at, uint32_t *to) {
 #endif
 }
 
+/* Two to the power of what is at most 0, as exactly as bfloat16 needs it: Taylor's polynomial of the fraction. */
+INLINE Floats power_of_two(Floats x) {
+    const Words is_far = (Words)(x < -126.0f);
+    x = (Floats)(((Words)x & ~is_far) | ((Words)((Floats){0} - 126.0f) & is_far));
+    const Floats count = x + 0x1.8p23f, rest = x - (count - 0x1.8p23f);
+    Floats power = rest * 9.6181291e-3f + 5.5504109e-2f;
+    power = power * rest + 2.4022651e-1f;
+    power = power * rest + 6.9314718e-1f;
+    power = power * rest + 1.0f;
+    return (Floats)((Words)power + ((Words)count << 23));
+}
+
 INLINE void weigh_span(Seen *seen) {
     for (int q = 0; q < QUERIES; q++) {
         Softmax *softmax = &seen->softmax[q];
         const float *scores = seen->scores[q], before = softmax->most;
         Floats most = load_floats(scores), sums = {0};
         for (int at = LANES; at < SPAN; at += LANES) most = larger(load_floats(scores + at), most);
-        for (int lane = 0; lane < LANES; lane++) softmax->most = most[lane] > softmax->most ? most[lane] : softmax->most;
+        softmax->most = fmaxf(before, most_of(most));
         for (int at = 0; at < SPAN; at += LANES) {
-            Floats weights = exp_of(load_floats(scores + at) - softmax->most);
+            Floats weights = power_of_two(load_floats(scores + at) - softmax->most);
             sums += weights;
             store_weights(weights, at, seen->weights[q]);
         }
-        seen->decay[q] = expf(before - softmax->most);
+        seen->decay[q] = exp2f(before - softmax->most);
         softmax->total = softmax->total * seen->decay[q] + sum(sums);
     }
 }

@@ -49,8 +49,24 @@ def _linear(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], pause:
     if count <= most:
         return None
     parts = torch.split(rows.reshape(count, -1), _even(count, most))
-    made = _joined([(function, (part, *args[1:]), kwargs) for part in parts], 0, pause)
+    if function is linear and not kwargs:
+        made = _products(parts, args[1], args[2] if len(args) > 2 else None, pause)
+    else:
+        made = _joined([(function, (part, *args[1:]), kwargs) for part in parts], 0, pause)
     return made.view(*rows.shape[:-1], made.shape[-1])
+
+
+def _products(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | None, pause: Pause) -> Tensor:
+    """Return `linear` of rows in parts, each written where it belongs: to join them would copy them all."""
+    made = weight.new_empty(sum(map(len, parts)), len(weight))
+    for number, (part, out) in enumerate(zip(parts, made.split(len(parts[0])), strict=True)):
+        if number:
+            pause()
+        if bias is None:
+            torch.mm(part, weight.t(), out=out)
+        else:
+            torch.addmm(bias, part, weight.t(), out=out)
+    return made
 
 
 def _matmul(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], pause: Pause) -> Tensor | None:
