@@ -93,6 +93,7 @@ class Chunk(msgspec.Struct, frozen=True):
     checks: tuple[Draw, ...] = ()  # how to sample in place of its last tokens, which are drafts
     rewinds: bool = False  # the slot's states first become what they were before its last drafts
     num_guesses: int = 0  # tokens to guess after what is sampled, by what drafts on the device
+    is_followed: bool = True  # whether that may be asked to guess how the text goes on, later
 
     @property
     def drafts(self) -> tuple[int, ...]:

@@ -116,6 +116,8 @@ class DraftedRunner(GuessingRunner):
         """Return what the draft model reads of a slot: of a prompt what the large model has read of it, and
         all of a text that it is to guess of. Few tokens are chunks of their own: a decode step."""
         slot = self._slots[chunk.slot]
+        if not chunk.is_followed:
+            return []
         known = min(len(slot.tokens), self._context)
         is_wanted = chunk.num_guesses > 0 and len(slot.tokens) + chunk.num_guesses <= self._context
         if chunk.draw and not is_wanted and len(chunk.tokens) == 1 + len(chunk.checks):

@@ -76,6 +76,8 @@ class HeadRunner(GuessingRunner):
 
         What is late of requests that have left is read before: the plan may give their pages to others.
         """
+        if not (self._late or any(chunk.is_followed for chunk in plan.chunks)):
+            return self._runner.run(plan)
         going_on = {chunk.slot for chunk in plan.chunks} - {joined.slot for joined in plan.joined}
         if not going_on.issuperset(self._late):
             self._trying(lambda: self._read(self._catch_up(())))
@@ -112,6 +114,9 @@ class HeadRunner(GuessingRunner):
         rows, hidden = self._runner.hidden
         of_chunks = rows.of_chunks
         for index, (chunk, sampled) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
+            if not chunk.is_followed:
+                self._late.pop(chunk.slot, None)
+                continue
             follow = (*chunk.tokens[1 : len(chunk.tokens) - len(chunk.checks)], *sampled)
             if not sampled:
                 follow = self._texts[chunk.slot][chunk.start + 1 : chunk.end + 1]

@@ -19,6 +19,7 @@ from typing import Protocol
 MOST_DRAFT_TOKENS = 15  # of one answer in one step
 NGRAM = 3  # tokens; shorter ones stand in most texts by chance
 _FIRST_LENGTH = 2  # of a request's first draft, in tokens
+_FIRST_ON_DEVICE = 1  # the same where a guess costs the device's time
 _MAX_PAUSE = 64  # steps
 _MOST_KNOWN = 1 << 16  # tokens of a long prompt, the last ones: a table of 11 MB
 _MOST_LEARNED = 1 << 12  # tokens in one step, which takes a millisecond
@@ -26,6 +27,8 @@ _MOST_LEARNED = 1 << 12  # tokens in one step, which takes a millisecond
 
 class Drafter(Protocol):
     """Guesses how one request's text goes on."""
+
+    is_on_device = False  # whether it passes on what the device guesses
 
     def draft(self, tokens: Sequence[int], most: int) -> list[int]:
         """Return up to `most` guesses of what follows `tokens`, to which calls only ever append."""
@@ -49,6 +52,7 @@ class DraftSource:
 
     new_drafter: Callable[[], Drafter]  # of one request
     tokens: int = MOST_DRAFT_TOKENS  # of one draft at most
+    new_other: Callable[[], Drafter] | None = None  # while it does not pay that the device drafts
 
 
 class DraftLength:
@@ -58,8 +62,8 @@ class DraftLength:
     Drafts that fail one after the other come ever less often, so a text that cannot be guessed costs little.
     """
 
-    def __init__(self) -> None:
-        self._length = _FIRST_LENGTH
+    def __init__(self, first: int = _FIRST_LENGTH) -> None:
+        self._length = first
         self._failures = 0  # in a row
         self._pause = 0  # steps
 
@@ -112,8 +116,10 @@ class NgramDrafter(Drafter):
 class DeviceDrafter(Drafter):
     """Passes on what a model on the device guesses, and asks it for as many as are worth it."""
 
+    is_on_device = True
+
     def __init__(self) -> None:
-        self._length = DraftLength()
+        self._length = DraftLength(_FIRST_ON_DEVICE)
         self._guesses: list[int] = []
         self._num_tokens = 0  # of the text that they follow
 
@@ -143,5 +149,7 @@ SPECULATIONS = tuple(_DRAFTERS)
 def draft_source(speculation: str, tokens: int, *, on_device: bool = False) -> DraftSource | None:
     """Return what one of `SPECULATIONS` names, or passes on what is drafted on the device; None where nothing
     is drafted."""
-    new_drafter = DeviceDrafter if on_device else _DRAFTERS[speculation]
-    return DraftSource(new_drafter, tokens) if new_drafter else None
+    own = _DRAFTERS.get(speculation)
+    if on_device:
+        return DraftSource(DeviceDrafter, tokens, own)
+    return DraftSource(own, tokens) if own else None

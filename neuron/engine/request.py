@@ -202,6 +202,7 @@ class EngineRequest:
             *(self.slot, tokens, start, new_pages, draw, images, scored, snapshot, checks),
             rewinds=self.num_again > 0,
             num_guesses=drafts.asked if drafts else 0,
+            is_followed=self.drafter is not None and self.drafter.is_on_device,
         )
 
     def leave(self) -> None:

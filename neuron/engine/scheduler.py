@@ -225,6 +225,8 @@ class Scheduler:
         if failed := self._encodings.apply(result.encoded):
             events.append(self._refuse(failed[0], 500, "engine_error", message=failed[1], retry=None))
         encoding_s = result.encoded.seconds if result.encoded else 0.0
+        if decoded and not prefilled and not encoding_s:
+            self._drafting.learn(plan, result, seconds)
         self._prefill_budget.observe(prefilled, decoded, seconds, encoding_s)
         self._finished.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events
