@@ -19,9 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neuron.device import row_steps
 from neuron.device.attention import use_backend
 from neuron.device.batch import Batch
 from neuron.device.guessing import GuessingRunner
+from neuron.device.head_steps import find_head_steps
 from neuron.device.model import DraftHead
 from neuron.device.model_runner import ModelRunner
 from neuron.step import Chunk, Draw, StepPlan, StepResult
@@ -67,6 +69,7 @@ class HeadRunner(GuessingRunner):
     def __init__(self, runner: ModelRunner, head: DraftHead, *, vocab_size: int) -> None:
         super().__init__(runner)
         self._head = head
+        self._steps = find_head_steps(head, runner.cache, runner.table, self.shape.num_slots)
         self._vocab_size = vocab_size
         self._texts: list[tuple[int, ...]] = [()] * self.shape.num_slots  # when a request took the slot
         self._late: dict[int, _Late] = {}  # by slot
@@ -139,6 +142,10 @@ class HeadRunner(GuessingRunner):
     def _read(self, reading: Mapping[int, _Reading]) -> dict[int, tuple[int, Tensor]]:
         """Return the guess for each slot with a draw, and the head's own state before it, (1, hidden)."""
         slots, plan = list(reading), StepPlan(tuple(part.chunk for part in reading.values()))
+        if self._steps and self._steps.fit(plan.chunks) and not self._runner.shifts(plan):
+            found = self._steps.run(plan.chunks, [part.states for part in reading.values()])
+            assert found.hidden is not None
+            return dict(zip(slots, self._best(found.values, found.hidden), strict=True))
         batch = Batch(plan, self._runner.table, self.shape, in_turn=False)
         before = torch.cat([reading[slots[at]].states for at in batch.order])
         positions = self._runner.positions(plan, batch)
@@ -149,11 +156,12 @@ class HeadRunner(GuessingRunner):
         if not drawn:
             return {}
         last = _rows(states, [*drawn.values()])
-        tokens = self._head.logits(last)[:, : self._vocab_size].argmax(-1).tolist()
-        return {
-            slot: (token, last[row : row + 1])
-            for row, (slot, token) in enumerate(zip(drawn, tokens, strict=True))
-        }
+        return dict(zip(drawn, self._best(self._head.logits(last), last), strict=True))
+
+    def _best(self, logits: Tensor, states: Tensor) -> list[tuple[int, Tensor]]:
+        """Return the likeliest token of each row, and its state, (1, hidden)."""
+        tokens = row_steps.largest(logits[:, : self._vocab_size])
+        return list(zip((max(0, token) for token in tokens), states.split(1), strict=True))
 
 
 def _rows(x: Tensor, rows: Sequence[int]) -> Tensor:

@@ -113,6 +113,32 @@ class DraftHead(Protocol):
 
 
 @runtime_checkable
+class RecordableHead(DraftHead, Protocol):
+    """A head whose steps may be made of the operations of `ext.matmul` alone, as a `RecordableModel`'s."""
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Those of the model's layers with keys and values that are its own."""
+        ...
+
+    @property
+    def is_recordable(self) -> bool: ...
+
+    @property
+    def embeds(self) -> bool: ...
+
+    def embed(self, tokens: Tensor, /) -> Tensor: ...
+
+    def reaches(self, last: int, /) -> bool: ...
+
+    def compute(
+        self, states: Tensor, tokens: Tensor, positions: Tensor, embedded: Tensor | None, /
+    ) -> Tensor:
+        """Return what a call does, of a token of each sequence."""
+        ...
+
+
+@runtime_checkable
 class HeadedModel(Protocol):
     """A decoder that may have such a head."""
 

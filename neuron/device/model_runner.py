@@ -165,8 +165,7 @@ class ModelRunner:
         whole = plan
         plan, owners = rows_alone(plan) if self._model.runs_rows_alone else (plan, None)
         is_adapted = any(self._adapted[chunk.slot] is not None for chunk in plan.chunks)
-        is_shifted = self._positions is not None and self._positions.shifts_any(plan)
-        if self._graphs and not (is_adapted or is_shifted) and self._graphs.fit(plan.chunks):
+        if self._graphs and not (is_adapted or self.shifts(plan)) and self._graphs.fit(plan.chunks):
             count = len(plan.chunks)
             rows = LogitsRows(whole, plan, owners, range(count), range(1, count + 1))
             return rows, self._graphs.run(plan.chunks)
@@ -192,6 +191,10 @@ class ModelRunner:
         return self._model.adapters.applied(
             [adapter for chunk in chunks for adapter in [self._adapted[chunk.slot]] * len(chunk.tokens)]
         )
+
+    def shifts(self, plan: StepPlan) -> bool:
+        """Return whether some tokens of a step have other positions than their places."""
+        return self._positions is not None and self._positions.shifts_any(plan)
 
     def positions(self, plan: StepPlan, batch: Batch) -> Tensor:
         """Return the positions of a step's tokens, (n,), or (axes, n) where those of images have several."""

@@ -41,6 +41,11 @@ def norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
     return out
 
 
+def norm_to(x: Tensor, weight: Tensor, eps: Tensor, out: Tensor) -> None:
+    """Write the norm of contiguous rows, (rows, dim), to `out`, which may be parts of longer ones."""
+    _norm(x, weight, eps, out)
+
+
 def norm_in_place(x: Tensor, weight: Tensor, eps: Tensor) -> None:
     """Norm rows, (rows, dim), that may be parts of longer ones."""
     _norm(x, weight, eps, x)

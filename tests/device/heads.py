@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.cache_utils import MtpCache
+from transformers.modeling_layers import MtpModel
 
 from neuron.models.decoder import AnyDecoder, load_decoder, model_dtype
 from neuron.models.multi_token import choose_head
@@ -93,6 +95,37 @@ def headed(path: Path, wish: Any = "mtp", dtype: str | None = None) -> AnyDecode
     checkpoint = read_checkpoint(path)
     options = LoadOptions(model_dtype(checkpoint, dtype), torch.device("cpu"), on_progress=lambda _: None)
     return load_decoder(choose_head(checkpoint, wish), options)
+
+
+class TransformersHead:
+    """What transformers' own head guesses, of families whose checkpoints it reads heads of."""
+
+    def __init__(self, family: str) -> None:
+        self._model = model = whole(family)
+        block = model.model.layers[LAYERS].state_dict()
+        model.model.layers, model.config.num_hidden_layers = model.model.layers[:LAYERS], LAYERS
+        if kinds := getattr(model.config, "mlp_layer_types", None):
+            model.config.mlp_layer_types, model.config.mtp_mlp_layer_types = kinds[:LAYERS], kinds[LAYERS:]
+        self._head = MtpModel(model, 1).eval()
+        made: Any = self._head.layers[0]
+        made.mtp_block.load_state_dict(block)
+        own = own_tensors(model.config.hidden_size, plus_one=False)
+        for module, tensor in zip((made.enorm, made.hnorm, made.eh_proj, made.post_norm), own, strict=True):
+            module.weight.data.copy_(tensor)
+
+    @torch.inference_mode()
+    def guess(self, text: Sequence[int]) -> int:
+        """The token that is guessed after a text."""
+        tokens = torch.tensor([list(text)])
+        states = self._model(input_ids=tokens[:, :-1], output_hidden_states=True).hidden_states[-1]
+        found, *_ = self._head(
+            input_ids=tokens[:, 1:],
+            last_hidden_states=states,
+            attention_mask=None,
+            position_ids=torch.arange(1, tokens.shape[1])[None],
+            mtp_cache=MtpCache(config=self._model.config.get_mtp_config()),
+        )
+        return int(found)
 
 
 class ReferenceHead:

@@ -14,7 +14,7 @@ from neuron.models.decoder import AnyDecoder
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Finished
 from neuron.step import CacheShape
-from tests.device.heads import FAMILIES, ReferenceHead, headed, save_with_head
+from tests.device.heads import FAMILIES, ReferenceHead, TransformersHead, headed, save_with_head
 from tests.device.kernels import TracingCapture, varlen
 from tests.device.serving import GREEDY, Serving, prompt
 from tests.device.test_draft_model import Failing
@@ -80,6 +80,35 @@ def test_a_head_guesses_what_it_does_by_definition(family: str, with_head: AnyDe
         assert guesses == reference.guesses(text[:length], len(guesses))
     assert max(len(guesses) for _, guesses in listening.heard) == 3
     assert len({token for _, guesses in listening.heard for token in guesses}) > 8
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe"])
+def test_the_definition_is_transformers_own(name: str):
+    theirs, reference = TransformersHead(name), ReferenceHead(name)
+    texts = [prompt(seed, 17) for seed in range(6)]
+    assert [[theirs.guess(text)] for text in texts] == [reference.guesses(text, 1) for text in texts]
+
+
+def test_the_steps_of_a_head_are_recorded(with_head: AnyDecoder, caplog: pytest.LogCaptureFixture):
+    serving = serving_with(with_head, shape_for(with_head), DraftSource(Listening, 3))
+    submit_all(serving, GREEDY)
+    serving.drain()
+    assert "cannot be recorded" not in caplog.text
+
+
+class Unheard(DeviceDrafter):
+    """Of a text that the device does not follow."""
+
+    is_on_device = False
+
+
+def test_a_text_that_is_not_followed_costs_its_head_nothing(sure: AnyDecoder):
+    serving = serving_with(sure, shape_for(sure), DraftSource(Unheard, 5))
+    runner: Any = serving.runner
+    runner._head = failing = Failing(sure)
+    submit_all(serving, GREEDY)
+    assert serving.drain() == plain(sure).tokens
+    assert not failing.calls
 
 
 @pytest.mark.parametrize("rule", RULES)

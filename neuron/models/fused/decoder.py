@@ -12,6 +12,7 @@ that is of no family in the table stays with transformers' own code.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -81,7 +82,9 @@ class FusedDecoder:
         parts = self._parts
         if head:
             own = list(_parts(last, family, facts, split))
-            self.head = MultiTokenHead(head, family.norm, facts, own, self.embed, self._rotary, self._lm_head)
+            looking = partial(look_up, weight=self._embed) if self.embeds else None
+            embeds = self.embed, looking
+            self.head = MultiTokenHead(head, family.norm, facts, own, *embeds, self._rotary, self._lm_head)
             parts = parts + own
         kinds = [part.kind for part in parts]
         self.layers: Mapping[int, KVShape] = dict(chain.from_iterable(k.kv_shapes.items() for k in kinds))

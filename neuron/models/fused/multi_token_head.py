@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from neuron.device import row_steps
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import NormBuilder, RmsNorm
 from neuron.models.fused.rotation import Rotary
@@ -38,6 +39,7 @@ class MultiTokenHead:
         facts: ModelFacts,
         parts: Sequence[Residual],
         embed: Callable[[Tensor], Tensor],
+        look_up: Callable[[Tensor], Tensor] | None,
         rotary: Rotary | None,
         lm_head: PackedLinear,
     ) -> None:
@@ -50,7 +52,8 @@ class MultiTokenHead:
         self._projection = pack_matrices([matrix_of(weights.projection, None)])
         self._parts = parts
         self._last_norm = built(weights.last_norm)
-        self._embed = embed
+        self.embed = embed
+        self._look_up = look_up  # the same in C alone
         self._rotary = rotary
         self._lm_head = lm_head
 
@@ -61,9 +64,43 @@ class MultiTokenHead:
 
     def __call__(self, states: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the states after `tokens`, which follow `states`."""
-        embedding = self._embedding_norm(self._embed(tokens))
-        x = self._projection(torch.cat([embedding, self._hidden_norm(states)], -1))
-        step = Step(positions, self._rotary(positions) if self._rotary else None)
+        embedding = self._embedding_norm(self.embed(tokens))
+        x = torch.cat([embedding, self._hidden_norm(states)], -1)
+        return self._run(x, Step(positions, self._rotary(positions) if self._rotary else None))
+
+    @property
+    def is_recordable(self) -> bool:
+        norms = self._embedding_norm, self._hidden_norm, self._last_norm
+        in_floats = all(norm.dtype is torch.float32 and norm.weight.ndim == 1 for norm in norms)
+        return in_floats and all(part.is_recordable for part in self._parts)
+
+    @property
+    def embeds(self) -> bool:
+        return self._look_up is not None
+
+    @property
+    def layers(self) -> list[int]:
+        """Those whose keys and values are its own."""
+        return [layer for part in self._parts for layer in part.kind.kv_shapes]
+
+    def reaches(self, last: int) -> bool:
+        """Return whether `compute` can go up to a position."""
+        return self._rotary is None or self._rotary.keeps(last)
+
+    def compute(self, states: Tensor, tokens: Tensor, positions: Tensor, embedded: Tensor | None) -> Tensor:
+        """Return what a call does, by operations of C alone, of a token of each sequence."""
+        if embedded is None:
+            assert self._look_up
+            embedded = self._look_up(tokens)
+        x = torch.empty(len(tokens), 2 * embedded.shape[1])
+        sides = x.chunk(2, 1)
+        pairs = (embedded, self._embedding_norm), (states, self._hidden_norm)
+        for (side, norm), out in zip(pairs, sides, strict=True):
+            row_steps.norm_to(side, norm.weight, norm.eps, out)
+        return self._run(x, Step(positions, self._rotary.kept(positions) if self._rotary else None))
+
+    def _run(self, x: Tensor, step: Step) -> Tensor:
+        x = self._projection(x)
         for part in self._parts:
             x = part(x, step)
         return self._last_norm(x)
