@@ -161,7 +161,7 @@ class HeadRunner(GuessingRunner):
     def _best(self, logits: Tensor, states: Tensor) -> list[tuple[int, Tensor]]:
         """Return the likeliest token of each row, and its state, (1, hidden)."""
         tokens = row_steps.largest(logits[:, : self._vocab_size])
-        return list(zip((max(0, token) for token in tokens), states.split(1), strict=True))
+        return list(zip((max(0, token) for token in tokens), torch.split(states, 1), strict=True))
 
 
 def _rows(x: Tensor, rows: Sequence[int]) -> Tensor:

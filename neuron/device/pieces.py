@@ -59,7 +59,7 @@ def _linear(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], pause:
 def _products(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | None, pause: Pause) -> Tensor:
     """Return `linear` of rows in parts, each written where it belongs: to join them would copy them all."""
     made = weight.new_empty(sum(map(len, parts)), len(weight))
-    for number, (part, out) in enumerate(zip(parts, made.split(len(parts[0])), strict=True)):
+    for number, (part, out) in enumerate(zip(parts, torch.split(made, len(parts[0])), strict=True)):
         if number:
             pause()
         if bias is None:

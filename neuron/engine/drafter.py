@@ -28,7 +28,7 @@ _MOST_LEARNED = 1 << 12  # tokens in one step, which takes a millisecond
 class Drafter(Protocol):
     """Guesses how one request's text goes on."""
 
-    is_on_device = False  # whether it passes on what the device guesses
+    is_on_device: bool = False  # whether it passes on what the device guesses
 
     def draft(self, tokens: Sequence[int], most: int) -> list[int]:
         """Return up to `most` guesses of what follows `tokens`, to which calls only ever append."""

@@ -206,12 +206,11 @@ class Scheduler:
         prefilled = decoded = 0
         for index, (chunk, tokens) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
             request = self._slots[chunk.slot]
+            self._waiting.charge(request, len(tokens if request.is_decoding else chunk.tokens))
             if request.is_decoding:
                 decoded += len(tokens)
-                self._waiting.charge(request, len(tokens))
             else:
                 prefilled += len(chunk.tokens)
-                self._waiting.charge(request, len(chunk.tokens))
             if request.max_tokens:
                 request.tokens += tokens
             end = self._drafting.end_of(request, chunk, len(tokens))
@@ -225,8 +224,7 @@ class Scheduler:
         if failed := self._encodings.apply(result.encoded):
             events.append(self._refuse(failed[0], 500, "engine_error", message=failed[1], retry=None))
         encoding_s = result.encoded.seconds if result.encoded else 0.0
-        if decoded and not prefilled and not encoding_s:
-            self._drafting.learn(plan, result, seconds)
+        self._drafting.learn(plan, result, seconds, is_mixed=bool(prefilled or encoding_s))
         self._prefill_budget.observe(prefilled, decoded, seconds, encoding_s)
         self._finished.add(sum(isinstance(event, Finished) for event in events), seconds)
         return events

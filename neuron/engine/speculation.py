@@ -86,9 +86,10 @@ class Drafting:
             most = min(most, -len(request.tokens) % self._page_size)
         return min(most, request.max_tokens - request.num_output - 1)
 
-    def learn(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
-        """Take in how long a step of answers alone took."""
-        self._worth.learn(plan.chunks, result.tokens, seconds)
+    def learn(self, plan: StepPlan, result: StepResult, seconds: float, *, is_mixed: bool) -> None:
+        """Take in how long a step took, which tells something unless prompts or images were in it."""
+        if plan.chunks and not is_mixed:
+            self._worth.learn(plan.chunks, result.tokens, seconds)
 
     def end_of(self, request: EngineRequest, chunk: Chunk, num_drawn: int) -> int:
         """Return up to where a chunk was right, and learn how many of its drafts were."""
