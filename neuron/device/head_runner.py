@@ -79,6 +79,8 @@ class HeadRunner(GuessingRunner):
 
         What is late of requests that have left is read before: the plan may give their pages to others.
         """
+        for joined in plan.joined:
+            self._texts[joined.slot] = (*joined.prompt, *joined.output)
         if not (self._late or any(chunk.is_followed for chunk in plan.chunks)):
             return self._runner.run(plan)
         going_on = {chunk.slot for chunk in plan.chunks} - {joined.slot for joined in plan.joined}
@@ -87,8 +89,6 @@ class HeadRunner(GuessingRunner):
         return super().run(plan)
 
     def _guess(self, plan: StepPlan, result: StepResult) -> Mapping[int, tuple[int, ...]]:
-        for joined in plan.joined:
-            self._texts[joined.slot] = (*joined.prompt, *joined.output)
         self._follow(plan, result)
         wanted = {
             chunk.slot: index

@@ -240,7 +240,7 @@ def group_states(pool: StatePool, plan: StepPlan, batch: Batch) -> list[StateGro
 
 def _continued(plan: StepPlan) -> list[bool]:
     """Return of each chunk whether another of the step continues it."""
-    return [*plan.continuations()[1:], False]
+    return [*plan.continuations()[1:], False][: len(plan.chunks)]
 
 
 def _neighbours(slots: Tensor, device: torch.device) -> Neighbours | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from neuron.engine.drafter import DeviceDrafter, Drafter, DraftSource
 from neuron.models.decoder import AnyDecoder
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Finished
-from neuron.step import CacheShape
+from neuron.step import CacheShape, StepPlan, StepResult
 from tests.device.heads import FAMILIES, ReferenceHead, TransformersHead, headed, save_with_head
 from tests.device.kernels import TracingCapture, varlen
 from tests.device.serving import GREEDY, Serving, prompt
@@ -165,6 +166,28 @@ def test_a_head_knows_cached_prefixes(with_head: AnyDecoder, family: str):
     end = serving.ends[1]
     assert isinstance(end, Finished)
     assert end.cached_tokens >= 24
+    reference = ReferenceHead(family)
+    assert listening.heard
+    for length, guesses in listening.heard:
+        assert guesses == reference.guesses(text[:length], len(guesses))
+
+
+def test_a_head_knows_the_text_of_a_request_that_joins_before_its_first_chunk(
+    with_head: AnyDecoder, family: str
+):
+    """As one does whose images are encoded first."""
+    listening = Listening()
+    serving = serving_with(with_head, shape_for(with_head), DraftSource(lambda: listening, 3))
+    run = serving.runner.run
+
+    def in_two(plan: StepPlan) -> StepResult:
+        run(StepPlan((), plan.joined))
+        return run(replace(plan, joined=()))
+
+    serving.runner.run = in_two  # type: ignore[method-assign]
+    tokens = prompt(5, 90)
+    serving.submit(0, tokens, max_tokens=12)
+    text = [*tokens, *serving.drain()[0]]
     reference = ReferenceHead(family)
     assert listening.heard
     for length, guesses in listening.heard:

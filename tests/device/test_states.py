@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from neuron.models.checkpoint import ModelLoadError
 from neuron.models.decoder import AnyDecoder
 from neuron.models.fused.decoder import FusedDecoder
 from neuron.pipe import Finished
-from neuron.step import CacheShape
+from neuron.step import CacheShape, StepPlan, StepResult
 from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.serving import Serving, alone, check_preemption, check_small_chunks, decoder, prompt, texts
 from tests.device.zoo import save
@@ -43,6 +44,20 @@ def test_a_preemption_does_not_change_a_text(loaded: AnyDecoder):
 
 def test_small_chunks_come_to_the_same_text(loaded: AnyDecoder):
     check_small_chunks(loaded)
+
+
+def test_a_request_may_join_before_its_first_chunk(loaded: AnyDecoder):
+    """As one does whose images are encoded in a step of their own."""
+    serving = Serving(loaded, CacheShape(num_pages=40, page_size=8, num_slots=1, context=128))
+    run = serving.runner.run
+
+    def in_two(plan: StepPlan) -> StepResult:
+        assert run(StepPlan((), plan.joined)).tokens == ()
+        return run(replace(plan, joined=()))
+
+    serving.runner.run = in_two  # type: ignore[method-assign]
+    serving.submit(0, prompt(2, 9))
+    assert serving.drain()[0] == alone(loaded, prompt(2, 9))
 
 
 def test_a_slot_forgets_the_request_that_had_it(loaded: AnyDecoder):
