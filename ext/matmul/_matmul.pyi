@@ -53,6 +53,7 @@ def attend(  # writes out
     instruction_set: int,
     stored: int,  # 0 float32, 1 bfloat16, 2 float16
     rows: int,
+    width: int,
     heads: int,
     key_heads: int,
     key_dim: int,

@@ -61,6 +61,8 @@ typedef struct Kernels {
     void (*prepare[NUM_INPUTS])(const float *x, int ins, int row, uint8_t *all);
     void (*delta_head)(const DeltaStep *step, int row, int key_head);
     void (*attend_head)(const AttentionHead *head);
+    int tile_queries; /* that `attend_tile` takes at most */
+    void (*attend_tile)(const AttentionHead *head, int first, int count); /* of the queries */
     void (*pack_whole)(const WholeHead *head);
     void (*attend_whole)(const WholeHead *head, int first, int count); /* of the rows */
     void (*gelu_piece)(const GeluStep *step, int64_t first, int count);

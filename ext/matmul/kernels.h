@@ -58,6 +58,7 @@ INLINE int rows_near(const Work *work) {
 #include "attention.h"
 #include "silu_gate.h"
 #include "whole_attention.h"
+#include "prompt_attention.h"
 #include "delta_rule.h"
 #include "rows.h"
 #include "experts.h"
@@ -70,6 +71,8 @@ const Kernels KERNELS = {
     .prepare = {NULL, BFLOAT_PREPARE, prepare_codes},
     .delta_head = delta_head,
     .attend_head = attend_head,
+    .tile_queries = TILE_QUERIES,
+    .attend_tile = attend_tile,
     .pack_whole = pack_whole,
     .attend_whole = attend_whole,
     .gate_values = gate_values,

@@ -38,7 +38,7 @@ class SdpaAttention:
     def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
         group, pools = self._batch.groups[part], self._cache.pools(layer)
         is_text = not (params.images and group.shows_images)
-        if group.width == 1 and is_text and attends_in_place(flat.shape[1], *pools, params):
+        if is_text and attends_in_place(flat.shape[1], *pools, params, width=group.width):
             query = flat[group.start : group.end]
             return attend_in_place(query, *pools, group.pages, group.ends, params)
         keys, values, mask = self._gather(part, layer, flat.dtype, params)

@@ -1,4 +1,4 @@
-"""Attention of one token by C is torch's over the tokens that the pages hold."""
+"""Attention by C of the last tokens of sequences is torch's over the tokens that the pages hold."""
 
 from __future__ import annotations
 
@@ -44,6 +44,71 @@ def test_it_is_torchs(dtype: torch.dtype, heads: int, kv_heads: int, window: int
         torch.testing.assert_close(found[row].float(), wanted[:, 0], rtol=rounding, atol=rounding)
 
 
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dims", "width", "window"),
+    [
+        (4, 2, (32, 48), 16, None),
+        (3, 1, (64, 64), 37, None),  # tiles that are no whole number of tokens
+        (8, 8, (16, 16), 2, None),
+        (5, 1, (256, 128), 3, 70),
+        (2, 2, (128, 256), 70, 1),
+        (4, 1, (48, 32), 65, 40),
+    ],
+)
+@pytest.mark.parametrize("has_sinks", [False, True])
+def test_several_tokens_of_a_sequence_see_none_that_come_later(
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    dims: tuple[int, int],
+    width: int,
+    window: int | None,
+    has_sinks: bool,
+):
+    torch.manual_seed(1)
+    ends = [width, width + 1, 127 + width, 190]
+    keys = torch.randn(PAGES, SIZE, kv_heads, dims[0]).to(dtype)
+    values = torch.randn(PAGES, SIZE, kv_heads, dims[1]).to(dtype)
+    query = (3 * torch.randn(len(ends) * width, heads, dims[0])).to(dtype)
+    pages = torch.stack([torch.randperm(PAGES)[: -(-max(ends) // SIZE)] for _ in ends])
+    sinks = torch.randn(heads) if has_sinks else None
+    params = AttentionParams(scale=0.1, window=window, sinks=sinks)
+    assert attends_in_place(heads, keys, values, params, width=width)
+    found = attend_in_place(query, keys, values, pages, torch.tensor(ends), params)
+    for row, (end, queries) in enumerate(zip(ends, query.split(width), strict=True)):
+        key, value = (pool[pages[row]].flatten(0, 1)[:end].float() for pool in (keys, values))
+        wanted = _attention(queries.float(), key, value, params)
+        rounding = 1e-5 if dtype is torch.float32 else 2e-2
+        torch.testing.assert_close(
+            found[row * width : (row + 1) * width].float(), wanted, rtol=rounding, atol=rounding
+        )
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, params: AttentionParams
+) -> torch.Tensor:
+    """Attention of the last tokens of a sequence, (tokens, heads, value_dim), in the plainest way."""
+    width, heads, _ = query.shape
+    key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query, key) * params.scale
+    distance = torch.arange(len(key) - width, len(key))[:, None] - torch.arange(len(key))
+    scores[:, (distance < 0) | (distance >= (params.window or len(key)))] = float("-inf")
+    if params.sinks is not None:
+        scores = torch.cat([scores, params.sinks[:, None, None].expand(heads, width, 1)], dim=2)
+    return torch.einsum("hqk,khd->qhd", scores.softmax(dim=2)[:, :, : len(key)], value)
+
+
+@pytest.mark.usefixtures("instruction_set")
+def test_what_is_no_number_stays_none():
+    pool = torch.zeros(1, SIZE, 1, 16)
+    pool[0, 3] = float("nan")
+    query, pages = torch.ones(8, 1, 16), torch.zeros(1, 1, dtype=torch.int64)
+    found = attend_in_place(query, pool, pool, pages, torch.tensor([8]), AttentionParams(scale=1.0))
+    assert found[3:].isnan().all()
+
+
 def test_what_it_does_not_compute_is_left_to_others():
     pool = torch.zeros(2, 4, 1, 16)
     plain = AttentionParams(scale=1.0)
@@ -52,3 +117,6 @@ def test_what_it_does_not_compute_is_left_to_others():
     assert not attends_in_place(2, pool.to(torch.int8), pool.to(torch.int8), plain)
     assert not attends_in_place(2, pool[..., :8], pool[..., :8], plain)
     assert not attends_in_place(257, pool, pool, plain)
+    wide = torch.zeros(2, 4, 1, 512)
+    assert attends_in_place(2, wide, wide, plain) is (NATIVE is not None)
+    assert not attends_in_place(2, wide, wide, plain, width=2)
