@@ -82,6 +82,8 @@ class KVCache:
             return allocate_zeros((shape.num_pages + 1, shape.page_size, dim), dtype=dtype, device=device)
 
         self.shape = shape
+        self.dtype = dtype  # of what is gathered
+        self.rounds = coding is None and device.type == "cpu"  # what is written, to `dtype`
         self.num_bytes = bytes_per_token(layers, dtype, coding) * (shape.num_pages + 1) * shape.page_size
         self._keys = {index: pool(layer.kv_heads, layer.key_dim) for index, layer in layers.items()}
         self._values = {

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuron.device import row_steps
+
 Pages = Tensor | slice  # page numbers, or a range of them that is read without a copy
 
 _SCALES = torch.bfloat16
@@ -57,7 +59,10 @@ class PlainPool:
 
     def write(self, locations: Tensor, vectors: Tensor) -> None:
         """Store (tokens, heads, dim). A location is page * page_size + offset."""
-        self.stored.flatten(0, 1).index_copy_(0, locations, vectors)
+        if row_steps.can_store(vectors, self.stored):
+            row_steps.store(vectors, locations, self.stored)
+        else:
+            self.stored.flatten(0, 1).index_copy_(0, locations, vectors.to(self.stored.dtype))
 
     def gather(self, pages: Pages, rows: int) -> Tensor:
         """Return (rows, heads, tokens, dim) of `rows` page lists of one length."""

@@ -164,6 +164,11 @@ def can_gather(x: Tensor) -> bool:
     return _native is not None and type(x) in _PLAIN and x.dtype in _GATHERED and x.is_contiguous()
 
 
+def can_store(x: Tensor, pool: Tensor) -> bool:
+    """Return whether `store` can write a tensor to a pool, one of (pages, page_size, heads, dim)."""
+    return runs_in_c(x) and pool.dtype in STORED and x.stride()[1:] == (x.shape[2], 1)
+
+
 def store(x: Tensor, places: Tensor, pool: Tensor) -> None:
     """Write (tokens, heads, dim) to rows of a pool, (pages, page_size, heads, dim)."""
     _native.store(

@@ -22,11 +22,13 @@ _MAX_SCORES = 1 << 24  # held at once by `_eager`: 64 MiB of float32
 class SdpaAttention:
     """The `AttentionBackend` that writes a step's keys and values to the cache and gathers what it holds."""
 
-    takes_floats = False
-
     def __init__(self, cache: KVCache, batch: Batch) -> None:
         self._cache = cache
         self._batch = batch
+
+    @property
+    def takes_floats(self) -> bool:
+        return self._cache.rounds
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
@@ -41,6 +43,7 @@ class SdpaAttention:
         if is_text and attends_in_place(flat.shape[1], *pools, params, width=group.width):
             query = flat[group.start : group.end]
             return attend_in_place(query, *pools, group.pages, group.ends, params)
+        flat = flat.to(self._cache.dtype)
         keys, values, mask = self._gather(part, layer, flat.dtype, params)
         if params.compressed:
             entries, hidden = params.compressed.parts[part]

@@ -150,8 +150,8 @@ class FusedDecoder:
 
 
 def _chosen(x: Tensor, rows: Tensor | None) -> Tensor:
-    """Return some rows of `x`, or all of them."""
-    return x if rows is None or len(rows) == len(x) else x[rows]
+    """Return some rows of `x`, or all of them. Torch would wake its threads for `x[rows]`."""
+    return x if rows is None or len(rows) == len(x) else x.index_select(0, rows)
 
 
 def _parts(layer: Any, family: Family, facts: ModelFacts, split: Collection[Any]) -> Iterator[Residual]:
