@@ -110,6 +110,8 @@ class FusedDecoder:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the embeddings of tokens."""
+        if self.embeds and self.activations is torch.float32 and tokens.device.type == "cpu":
+            return look_up(tokens, self._embed)
         return embed(tokens, self._embed).to(self.activations)
 
     def reaches(self, last: int) -> bool:
