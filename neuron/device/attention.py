@@ -3,7 +3,7 @@
 A layer calls `attend` with the queries, keys and values of the step's flat batch. The device's thread chooses
 with `use_backend` what computes the result for one forward pass, and what it reads and writes.
 
-    SdpaAttention       gathers pages, or steps in C            sdpa, attention_step
+    SdpaAttention       gathers pages, or reads them in C       sdpa, attention_step
     VarlenAttention     reads pages in place                    varlen
     AttentionProbe      records what a model asks for           neuron.models.attention_interface
 """

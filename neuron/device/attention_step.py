@@ -48,22 +48,28 @@ def _steps(heads: int, kv_heads: int, dims: Sequence[int], params: AttentionPara
     return is_known and heads <= _MAX_GROUP * kv_heads and not any(dim % _DIM_MULTIPLE for dim in dims)
 
 
-def attend_in_place(
-    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, ends: Tensor, params: AttentionParams
+def attend_in_place(  # noqa: PLR0913
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    ends: Tensor,
+    params: AttentionParams,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """Return the attention of (tokens, heads, dim), the last tokens of each sequence, (tokens, heads, value_dim).
+    """Return the attention of (tokens, heads, dim), the last tokens of sequences, (tokens, heads, value_dim).
 
-    Each sequence has as many. Keys and values are pools, (num_pages, page_size, kv_heads, dim). A sequence's
-    tokens up to its end, the new ones included, are in its row of `pages`, (rows, pages); ends and pages are
-    int64.
+    It is float32, and in `out` if given. Each sequence has as many tokens. Keys and values are pools,
+    (num_pages, page_size, kv_heads, dim). A sequence's tokens up to its end, the new ones included, are in
+    its row of `pages`, (rows, pages); ends and pages are int64.
     """
     tokens, heads, key_dim = query.shape
     rows = len(ends)
     queries = query.float()
     if queries.stride()[1:] != (key_dim, 1):
         queries = queries.contiguous()
-    (_, page_size, kv_heads, value_dim), dtype = values.shape, query.dtype
-    out = queries.new_empty(tokens, heads, value_dim)
+    _, page_size, kv_heads, value_dim = values.shape
+    out = queries.new_empty(tokens, heads, value_dim) if out is None else out
     _native.attend(
         *(matmul.instruction_set(), _STORED[keys.dtype], rows, tokens // rows, heads, kv_heads),
         *(key_dim, value_dim),
@@ -71,4 +77,4 @@ def attend_in_place(
         *(pages.data_ptr(), pages.shape[1], ends.data_ptr(), params.window or 0, bits(params.scale)),
         *(address(params.sinks), out.data_ptr(), torch.get_num_threads()),
     )
-    return out.to(dtype)
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -34,16 +35,34 @@ class SdpaAttention:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, params: AttentionParams
     ) -> Tensor:
         self._cache.write(layer, self._batch.locations, key, value)
-        parts = [self._part(part, layer, query, params) for part in range(len(self._batch.groups))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        made: list[Tensor] = []
+        for is_in_place, parts in groupby(
+            range(len(self._batch.groups)), lambda part: self._is_in_place(part, layer, query, params)
+        ):
+            if is_in_place:
+                made.append(self._in_place(list(parts), layer, query, params))
+            else:
+                made += [self._gathered(part, layer, query, params) for part in parts]
+        return made[0] if len(made) == 1 else torch.cat(made)
 
-    def _part(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
+    def _is_in_place(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> bool:
         group, pools = self._batch.groups[part], self._cache.pools(layer)
         is_text = not (params.images and group.shows_images)
-        if is_text and attends_in_place(flat.shape[1], *pools, params, width=group.width):
-            query = flat[group.start : group.end]
-            return attend_in_place(query, *pools, group.pages, group.ends, params)
-        flat = flat.to(self._cache.dtype)
+        return is_text and attends_in_place(flat.shape[1], *pools, params, width=group.width)
+
+    def _in_place(self, parts: list[int], layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
+        """Return the attention of groups that follow each other."""
+        groups, pools = [self._batch.groups[part] for part in parts], self._cache.pools(layer)
+        first = groups[0].start
+        query = flat[first : groups[-1].end]
+        out = query.new_empty(*query.shape[:2], pools[1].shape[3], dtype=torch.float32)
+        for group in groups:
+            rows = slice(group.start - first, group.end - first)
+            attend_in_place(query[rows], *pools, group.pages, group.ends, params, out[rows])
+        return out.to(query.dtype)
+
+    def _gathered(self, part: int, layer: int, flat: Tensor, params: AttentionParams) -> Tensor:
+        group, flat = self._batch.groups[part], flat.to(self._cache.dtype)
         keys, values, mask = self._gather(part, layer, flat.dtype, params)
         if params.compressed:
             entries, hidden = params.compressed.parts[part]
