@@ -7,8 +7,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ext import matmul
+from neuron.device import sdpa
 from neuron.device.attention import AttentionParams
 from neuron.device.attention_step import attend_in_place, attends_in_place
+from neuron.device.batch import Batch
+from neuron.device.kv_cache import KVCache, KVShape, PageTable
+from neuron.device.sdpa import SdpaAttention
+from neuron.pipe import Sampling
+from neuron.step import CacheShape, Chunk, Joined, StepPlan
 
 NATIVE = matmul.load()
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="ext.matmul is not built")
@@ -98,6 +104,39 @@ def _attention(
     if params.sinks is not None:
         scores = torch.cat([scores, params.sinks[:, None, None].expand(heads, width, 1)], dim=2)
     return torch.einsum("hqk,khd->qhd", scores.softmax(dim=2)[:, :, : len(key)], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("params", [AttentionParams(scale=0.2), AttentionParams(scale=0.2, window=20)])
+def test_a_step_of_prompts_and_answers_is_torchs(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, params: AttentionParams
+):
+    """Two answers, and three pieces of prompts that are of two lengths."""
+    torch.manual_seed(2)
+    shape = CacheShape(num_pages=PAGES, page_size=SIZE, num_slots=5, context=4 * SIZE)
+    lengths = [(40, 1), (33, 1), (0, 24), (16, 24), (30, 9)]  # before, and of the step
+    chunks = [Chunk(slot, (0,) * count, before) for slot, (before, count) in enumerate(lengths)]
+    joined = [Joined(slot, Sampling(), (), (), tuple(range(4 * slot, 4 * slot + 4))) for slot in range(5)]
+    plan = StepPlan(tuple(chunks), tuple(joined))
+    table = PageTable(shape, torch.device("cpu"))
+    table.update(plan)
+    batch = Batch(plan, table, shape)
+    stored = torch.randn(2, PAGES + 1, SIZE, 2, 32)
+    query, key, value = (torch.randn(plan.num_tokens, heads, 32).to(dtype).float() for heads in (4, 2, 2))
+
+    def step() -> torch.Tensor:
+        layers = {0: KVShape(kv_heads=2, key_dim=32, value_dim=32)}
+        cache = KVCache(layers, shape, dtype=dtype, device=torch.device("cpu"))
+        for pool, vectors in zip(cache.pools(0), stored, strict=True):
+            pool.copy_(vectors)
+        backend = SdpaAttention(cache, batch)
+        assert backend.takes_floats
+        return backend(0, query, key, value, params=params).float()
+
+    found = step()
+    monkeypatch.setattr(sdpa, "attends_in_place", lambda *_, **__: False)
+    rounding = 1e-5 if dtype is torch.float32 else 2e-2
+    torch.testing.assert_close(found, step(), rtol=rounding, atol=rounding)
 
 
 @pytest.mark.usefixtures("instruction_set")
