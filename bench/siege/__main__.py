@@ -63,15 +63,14 @@ async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]
     honest = Honest(fleet.api_urls[0], MODEL)
     await honest.drive(3.0)  # loads the model and warms up
     watch = Watch({"gateway": fleet.gateways[0].process, "neuron": fleet.neurons[0].process})
+    watching = asyncio.create_task(watch.run())  # all the time: it takes some from the clients here
     honest.reset()
     usual = await _drive(honest, watch, seconds * ALONE_SHARE)
     alone = honest.take_p99_ms()
     besieged_s = seconds * (1 - ALONE_SHARE - LOADED_SHARE)
     attackers = _start_attackers(fleet, folder, besieged_s)
-    watching = asyncio.create_task(watch.run())
     taken = await _drive(honest, watch, besieged_s)
     told = await asyncio.to_thread(attackers.communicate)
-    watching.cancel()
     attacks = json.loads(told[0])
     besieged = honest.take_p99_ms()
     is_stuck = not await _answers(fleet)
@@ -79,6 +78,7 @@ async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]
     with plain_load(shares):
         await honest.drive(seconds * LOADED_SHARE)
     loaded = honest.take_p99_ms()
+    watching.cancel()
     return {
         "minutes": seconds / 60,
         "requests": honest.requests,

@@ -34,11 +34,14 @@ class Watch:
 
     async def run(self) -> None:
         while True:
-            for process in self._watched:
-                with suppress(psutil.Error):
-                    self._most[process] = max(self._most[process], process.memory_info().rss)
-            self.cpu_seconds()
+            await asyncio.to_thread(self._look)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    def _look(self) -> None:
+        for process in self._watched:
+            with suppress(psutil.Error):
+                self._most[process] = max(self._most[process], process.memory_info().rss)
+        self.cpu_seconds()
 
     def cpu_seconds(self) -> dict[int, float]:
         """CPU seconds so far of each process of gateway, neuron and our own, ended or not."""
