@@ -4,7 +4,8 @@
     requests, attacks        honest requests, and attacks by their names
     lost                     honest requests that ended in neither an answer nor an error to act on
     stuck                    1 if gateway or neuron does not answer a request afterwards
-    gap_p99_ms               between two pieces of a stream: alone, beside a plain load, and besieged
+    gap_p99_ms               between two pieces of a stream with text: alone, beside a plain load, besieged
+    first_p99_ms             from request to the first of them, likewise
     gap_p99_over_alone       the last over the first
     gap_p99_over_loaded      the last over that beside the load: on a machine of few cores what the strangers'
                              own process computes, and what is computed for them elsewhere, costs the streams
@@ -66,18 +67,18 @@ async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]
     watching = asyncio.create_task(watch.run())  # all the time: it takes some from the clients here
     honest.reset()
     usual = await _drive(honest, watch, seconds * ALONE_SHARE)
-    alone = honest.take_p99_ms()
+    alone, first_alone = honest.take_p99_ms()
     besieged_s = seconds * (1 - ALONE_SHARE - LOADED_SHARE)
     attackers = _start_attackers(fleet, folder, besieged_s)
     taken = await _drive(honest, watch, besieged_s)
     told = await asyncio.to_thread(attackers.communicate)
     attacks = json.loads(told[0])
-    besieged = honest.take_p99_ms()
+    besieged, first_besieged = honest.take_p99_ms()
     is_stuck = not await _answers(fleet)
     shares = [share - usual.get(pid, 0.0) for pid, share in taken.items()]
     with plain_load(shares):
         await honest.drive(seconds * LOADED_SHARE)
-    loaded = honest.take_p99_ms()
+    loaded, first_loaded = honest.take_p99_ms()
     watching.cancel()
     return {
         "minutes": seconds / 60,
@@ -86,6 +87,7 @@ async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]
         "lost": len(honest.lost),
         "stuck": int(is_stuck),
         "gap_p99_ms": [alone, loaded, besieged],
+        "first_p99_ms": [first_alone, first_loaded, first_besieged],
         "gap_p99_over_alone": besieged / alone if alone and besieged else None,
         "gap_p99_over_loaded": besieged / loaded if loaded and besieged else None,
         "plain_load": sum(share for share in shares if share > 0),

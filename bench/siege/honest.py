@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import httpx
 import numpy as np
 
 CLIENTS = 4
+_TEXT = re.compile(rb'"content": ?"[^"]')  # of the first piece there is none
 RETRYABLE = {429, 503}
 TOKENS = 60
 
@@ -22,14 +24,16 @@ class Honest:
         self.reset()
 
     def reset(self) -> None:
-        self.gaps_ms: list[float] = []
+        self.gaps_ms: list[float] = []  # between two pieces with text
+        self.firsts_ms: list[float] = []  # from request to the first of them
         self.requests = 0
         self.lost: list[str] = []
 
-    def take_p99_ms(self) -> float | None:
-        """The 99th percentile of the gaps since the last call."""
-        gaps, self.gaps_ms = self.gaps_ms, []
-        return float(np.percentile(gaps, 99)) if gaps else None
+    def take_p99_ms(self) -> tuple[float | None, float | None]:
+        """The 99th percentiles of gaps and of the waits for a first piece, since the last call."""
+        gaps, firsts = self.gaps_ms, self.firsts_ms
+        self.gaps_ms, self.firsts_ms = [], []
+        return _p99(gaps), _p99(firsts)
 
     async def drive(self, seconds: float) -> None:
         """Stream until then, and each one's last answer to its end."""
@@ -55,13 +59,22 @@ class Honest:
             "max_tokens": TOKENS,
             "ignore_eos": True,
         }
-        received, last = b"", 0.0
+        received, last, asked = b"", 0.0, time.perf_counter()
         async with http.stream("POST", self._url, json=body) as answer:
             async for piece in answer.aiter_raw():
                 now = time.perf_counter()
+                received = (received + piece)[-2000:]
                 if last:
                     self.gaps_ms.append(1e3 * (now - last))
-                last, received = now, (received + piece)[-2000:]
+                elif _TEXT.search(piece):
+                    self.firsts_ms.append(1e3 * (now - asked))
+                else:
+                    continue
+                last = now
         is_whole = answer.status_code == httpx.codes.OK and b"data: [DONE]" in received
         if not is_whole and answer.status_code not in RETRYABLE and b'"error"' not in received:
             self.lost.append(f"{answer.status_code} {received[-300:]!r}")
+
+
+def _p99(times: list[float]) -> float | None:
+    return float(np.percentile(times, 99)) if times else None

@@ -36,7 +36,8 @@ class AttentionGroup:
         self.end = start + self.rows * self.width
         self.lengths = [chunk.end for chunk in chunks]  # of the sequences, in tokens
         self._page_size = page_size
-        self._table = table.pages[torch.tensor([chunk.slot for chunk in chunks], device=device)]
+        slots = torch.tensor([chunk.slot for chunk in chunks], device=device)
+        self._table = table.pages.index_select(0, slots)  # indexing wakes all of torch's threads
         self._starts = [chunk.start for chunk in chunks]
         self._prompts = [table.prompts[chunk.slot] for chunk in chunks]
         self._images = [chunk.images for chunk in chunks]

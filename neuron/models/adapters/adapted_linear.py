@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from neuron.device import row_steps
 from neuron.models.adapters.adapted_rows import adapted_rows
 from neuron.models.adapters.lora_file import LowRank
 from neuron.models.formats.floats import FLOATS
@@ -105,4 +106,4 @@ class AdaptedLinear:
         down, up = self._products
         inputs = x if rows.order is None else x.index_select(0, rows.order)
         added = up(down(inputs, rows.groups), rows.groups).to(out.dtype)
-        return out.add_(added) if rows.order is None else out.index_add_(0, rows.order, added)
+        return row_steps.add(added, out) if rows.order is None else out.index_add_(0, rows.order, added)
