@@ -101,7 +101,7 @@ class AdaptedLinear:
         rows = adapted_rows()
         if rows is None or self._products is None:
             return out
-        if len(x) != rows.count:
+        if x.shape[0] != rows.count:
             raise RuntimeError(f"adapters for {rows.count} rows meet {len(x)} in {self._modules[0]}")
         down, up = self._products
         inputs = x if rows.order is None else x.index_select(0, rows.order)

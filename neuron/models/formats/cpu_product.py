@@ -78,7 +78,7 @@ def _in_a_row(part: Tensor) -> Tensor:
 def multiply_side_by_side(products: Sequence[CpuProduct], x: Tensor) -> Tensor:
     """Return what products make of the same inputs, side by side."""
     outs = [product.out_features for product in products]
-    y = torch.empty(len(x), sum(outs), dtype=torch.float32)
+    y = torch.empty(x.shape[0], sum(outs), dtype=torch.float32)
     for product, part in zip(products, torch.split(y, outs, -1), strict=True):
         product.write(x, part)
     return y if x.dtype is torch.float32 else y.to(x.dtype)
@@ -117,7 +117,7 @@ class CpuProduct:
         return self._multiplied(x, groups.ends.data_ptr())
 
     def _multiplied(self, x: Tensor, ends: int) -> Tensor:
-        y = torch.empty(len(x), self.out_features, dtype=torch.float32)
+        y = torch.empty(x.shape[0], self.out_features, dtype=torch.float32)
         self.write(x, y, ends)
         return y if x.dtype is torch.float32 else y.to(x.dtype)
 

@@ -57,7 +57,7 @@ class Attention(LayerKind):
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         # (tokens, heads of query, key, value and gate in this order, head_dim)
-        qkv = self.qkv(x).view(len(x), -1, self.shape.key_dim)
+        qkv = self.qkv(x).view(x.shape[0], -1, self.shape.key_dim)
         num_rotated = self.heads + self.shape.kv_heads
         num_stored = num_rotated + self.shape.kv_heads
         qk, value = qkv[:, :num_rotated], qkv[:, num_rotated:num_stored]
@@ -69,7 +69,7 @@ class Attention(LayerKind):
         if qk.dtype is not self.dtype and not takes_floats():
             qk, value = qk.to(self.dtype), value.to(self.dtype)
         out = attend(self.layer, qk[:, : self.heads], qk[:, self.heads :], value, params=self.params)
-        out = out.to(x.dtype).reshape(len(x), -1)
+        out = out.to(x.dtype).reshape(x.shape[0], -1)
         if self.is_gated:
             out = _gated(out, qkv[:, num_stored:].flatten(1))
         return self.out(out)
