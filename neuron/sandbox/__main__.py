@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from neuron.prctl import die_with_parent
+from neuron.prctl import be_nice, die_with_parent
 from neuron.sandbox.messages import (
     HEADER_BYTES,
     Answer,
@@ -36,7 +36,7 @@ def main() -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(NICENESS)
+    be_nice(NICENESS)
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints is no answer
         while payload := _read(sys.stdin.buffer):

@@ -17,6 +17,7 @@ import pytest_asyncio
 import uvloop
 
 from neuron.config import SandboxSettings
+from neuron.prctl import be_nice
 from neuron.sandbox.process import CallLimitError
 from neuron.sandbox.sandbox import CallError, Sandbox
 from neuron.sandbox.verdicts import Verdicts
@@ -71,6 +72,38 @@ async def gone(pid: int) -> bool:
 async def test_its_processes_leave_the_cores_to_streams(sandbox):
     pid = await sandbox.run("", calls.pid)
     assert psutil.Process(pid).nice() > psutil.Process().nice()
+
+
+async def test_its_processes_leave_the_cores_to_streams_of_other_sessions(sandbox):
+    pid = await sandbox.run("", calls.pid)
+    group = Path(f"/proc/{pid}/autogroup")
+    if not group.exists():
+        pytest.skip("this kernel does not share its cores among sessions")
+    assert int(group.read_text().split()[-1]) == psutil.Process(pid).nice()
+
+
+class BusyGroup:
+    """A session's group that the kernel does not let change at once."""
+
+    def __init__(self, refusals: int) -> None:
+        self._refusals = refusals
+        self.niceness = ""
+
+    def write_text(self, niceness: str, encoding: str) -> None:
+        if self._refusals:
+            self._refusals -= 1
+            raise BlockingIOError
+        self.niceness = niceness
+
+
+def test_a_group_that_cannot_be_changed_yet_is_asked_again():
+    group = BusyGroup(refusals=2)
+    be_nice(0, group)
+    assert group.niceness == "0"
+
+
+def test_without_groups_only_the_process_is_nice(tmp_path):
+    be_nice(0, tmp_path / "nowhere" / "autogroup")
 
 
 async def test_a_process_is_started_by_the_first_call_and_kept(sandbox):
@@ -251,6 +284,7 @@ async def test_a_program_that_cannot_be_started_is_a_503():
 PARENT = """
 import asyncio, sys
 from neuron.config import SandboxSettings
+from neuron.prctl import be_nice
 from neuron.sandbox.sandbox import Sandbox
 from tests.stubs import stand_in_calls as calls
 asyncio.run(Sandbox(SandboxSettings(cpu_s=600)).run("", calls.spin_after, sys.argv[1]))
