@@ -17,11 +17,16 @@ from typing import Any, NamedTuple, NoReturn
 from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 Json = dict[str, Any]
 
 MAX_COMPILED = 64  # programs that a process keeps
+
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+_PLAIN_TYPES = (LoopContext, Namespace)  # nothing of theirs is unsafe but what is private
 
 # Of the private use area, so that no chat holds it.
 _CUT = "\ue000cut here\ue001"  # follows a message to be continued
@@ -51,8 +56,25 @@ def _strftime_now(format: str) -> str:  # noqa: A002 - the name templates may us
     return datetime.now().astimezone().strftime(format)
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with short ways to what templates read most; each gives what the long one would."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+            try:
+                return obj[attribute]
+            except KeyError:
+                return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if type(obj) in _PLAIN_TYPES:
+            return not attr.startswith("_")
+        return super().is_safe_attribute(obj, attr, value)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = _tojson

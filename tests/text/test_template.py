@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 import pytest
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from neuron.text.template import ChatTemplate, TemplateRefusedError
 
@@ -73,6 +75,41 @@ def test_generation_blocks_are_plain_text():
 def test_refusal_of_a_template_has_its_reason(source, reason):
     with pytest.raises(TemplateRefusedError, match=reason):
         render(source)
+
+
+READS = [
+    "{{ m.plain }}{{ m.items }}{{ m.get('plain') }}{{ m['plain'] }}",
+    "{{ m.missing is defined }}{{ m.missing }}",
+    "{{ m.missing.deeper }}",
+    "{{ m.__class__ }}",
+    "{{ m.__dunder__ }}{{ m._private }}",
+    "{{ m.update({}) }}",
+    "{{ m.clear() }}",
+    "{% for c in 'abc' %}{{ loop.index0 }}{{ loop.last }}{{ loop.nextitem }}{% endfor %}",
+    "{% for c in 'abc' %}{{ loop._iterator }}{% endfor %}",
+    "{% for c in 'abc' %}{{ loop.__class__ }}{% endfor %}",
+    "{% set n = namespace(a=1, _b=2) %}{% set n.a = 3 %}{{ n.a }}{{ n.missing is defined }}",
+    "{% set n = namespace(_b=2) %}{{ n._b }}",
+    "{% set n = namespace(f='{0.__class__}'.format) %}{{ n.f(1) }}",
+    "{{ m.text.format(m) }}",
+    "{{ m | map(attribute='x') | list }}{{ [m] | map(attribute='plain') | first }}",
+]
+
+
+@pytest.mark.parametrize("source", READS)
+def test_reading_gives_what_jinjas_own_sandbox_gives(source):
+    values = {"plain": 1, "items": 2, "_private": 3, "__dunder__": 4, "text": "{0.__class__}"}
+    source = "{% set m = messages[0] %}" + source
+
+    def outcome(render: Callable[[], str]) -> str:
+        try:
+            return re.sub(" at 0x[0-9a-f]+", "", render())
+        except (TemplateError, TemplateRefusedError) as error:
+            return str(error)
+
+    jinjas = ImmutableSandboxedEnvironment().from_string(source)
+    expected = outcome(lambda: jinjas.render(messages=[values]))
+    assert outcome(lambda: render(source, [values])) == expected
 
 
 def test_broken_template_raises_when_it_is_compiled():
