@@ -1,4 +1,4 @@
-"""What a process of neuron tells Linux about itself: whom it dies with, whom it adopts, its name and niceness."""
+"""What a process of neuron tells Linux about itself: whom it dies with and adopts, its name and niceness."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def name_thread(name: str) -> None:
 def be_nice(niceness: int, group: Path = _SCHEDULING_GROUP) -> None:
     """Leave the cores to others as `niceness` says, in this process's session and among all sessions.
 
-    Where the kernel shares the cores among sessions first (sched_autogroup), it heeds the niceness of a process
+    Where the kernel shares the cores among sessions first (sched_autogroup), it heeds a process's niceness
     only within its session, and among sessions only that of their groups.
     """
     os.nice(niceness)

@@ -18,9 +18,11 @@ cdef class ClientConnection:
     cdef double _patience_s, _latest
     cdef Py_ssize_t _num_held
     cdef bint _has_eof, _stopping, _is_plain
-    cdef bytes _opening
+    cdef bytes _opening, _unparsed
 
     @cython.locals(now=double)
     cdef _watch(self, object before)
     cdef _hold(self, Py_ssize_t size)
+    cdef bytes _put_off(self, bytes data)
+    cpdef data_received(self, bytes data)
     cdef _send_continue(self)

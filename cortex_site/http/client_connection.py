@@ -25,6 +25,7 @@ from cortex_site.http.response_head import ResponseHeads
 from cortex_site.http.states import BODY, WAITING, ReadState
 from ext.stream import Outlet
 
+TURN_BYTES = 1 << 15  # that a connection parses in one turn of the loop, unless they are one whole request
 LAST_CALL_S = 1.0  # after a stop, an idle connection may still bring a request that was on its way
 
 
@@ -54,6 +55,7 @@ class ClientConnection:
         self._deadline = Deadline(self._loop, self._on_due)
         self._latest = math.inf  # when the head or body under way must be there
         self._reader = RequestReader(self._bounds.max_body_bytes, self._judge)
+        self._unparsed = b""  # has come, and waits for its turn
         self._num_held = 0  # bytes of bodies, from this connection
         self._heads = ResponseHeads(server_state)
         self._pipelined = Pipelined()
@@ -66,6 +68,26 @@ class ClientConnection:
         self._has_eof = False  # the client sends no more
         self._opening: bytes | None = b"" if self._bounds.http2 else None  # as long as it may be its preface
         self._stopping = False  # the answer under way is the last one
+
+    def _put_off(self, data: bytes) -> bytes:
+        """What may be parsed of `data` now: a whole request, else no more than a turn of the loop is for.
+
+        The rest waits for the next turns, in which others have theirs, and nothing is read meanwhile.
+        """
+        head = self._reader.read_head(data)
+        if head is not None and head.size + head.length == len(data):
+            return data
+        self._unparsed = data[TURN_BYTES:]
+        self._flow.pause_reading()
+        self._loop.call_soon(self._take_up)
+        return data[:TURN_BYTES]
+
+    def _take_up(self) -> None:
+        data, self._unparsed = self._unparsed, b""
+        if self.is_open:
+            self.data_received(data)
+        if self.is_open and not self._unparsed and not self._pipelined.are_far_ahead:
+            self._flow.resume_reading()
 
     def _watch(self, before: ReadState) -> None:
         """Give what has begun its time: a head from its first byte on, a body from the head's last."""
@@ -115,6 +137,9 @@ class ClientConnection:
     @property
     def is_open(self) -> bool:
         return not self._transport.is_closing()
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def _on_due(self) -> None:
         raise NotImplementedError

@@ -23,7 +23,7 @@ from uvicorn.protocols.utils import get_remote_addr
 
 from cortex_site.base.certificate import HTTP2
 from cortex_site.http.answering import Answering, Rest
-from cortex_site.http.client_connection import ClientConnection
+from cortex_site.http.client_connection import TURN_BYTES, ClientConnection
 from cortex_site.http.client_sink import ClientSink
 from cortex_site.http.endings import linger
 from cortex_site.http.flow import Flow
@@ -69,6 +69,8 @@ class ServerProtocol(ClientConnection):
                     self._speak_http2().data_received(self._opening)
                 return
             data, self._opening = self._opening, None
+        if len(data) > TURN_BYTES:
+            data = self._put_off(data)
         reader = self._reader
         before, num_unread = reader.state, reader.body_size
         requests = reader.feed(data)
@@ -98,6 +100,7 @@ class ServerProtocol(ClientConnection):
         self._deadline.cancel()
         self._reader.close()
         self._pipelined.clear()
+        self._unparsed = b""
         self._hold(-self._num_held)
         if self._answering is not None:
             self._answering.close()
@@ -137,7 +140,8 @@ class ServerProtocol(ClientConnection):
         if self._bounds.http2 is None or not self._is_plain or self._stopping:
             return False
         settings = offered_settings(request)
-        if settings is None or self._request is not None or self._reader.state is not WAITING:
+        is_alone = self._request is None and self._reader.state is WAITING and not self._unparsed
+        if settings is None or not is_alone:
             return False
         try:
             self._speak_http2((request, settings))
@@ -361,7 +365,7 @@ class ServerProtocol(ClientConnection):
         elif self._has_eof:
             self._transport.close()
         else:
-            if self._flow.read_paused:
+            if self._flow.read_paused and not self._unparsed:
                 self._flow.resume_reading()
             self._deadline.set(min(self._loop.time() + self._patience_s, self._latest))
             self._send_continue()

@@ -69,6 +69,13 @@ async def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+def session_niceness(pid: int) -> int:
+    group = Path(f"/proc/{pid}/autogroup")
+    if not group.exists():
+        pytest.skip("this kernel does not share its cores among sessions")
+    return int(group.read_text().split()[-1])
+
+
 async def test_its_processes_leave_the_cores_to_streams(sandbox):
     pid = await sandbox.run("", calls.pid)
     assert psutil.Process(pid).nice() > psutil.Process().nice()
@@ -76,10 +83,7 @@ async def test_its_processes_leave_the_cores_to_streams(sandbox):
 
 async def test_its_processes_leave_the_cores_to_streams_of_other_sessions(sandbox):
     pid = await sandbox.run("", calls.pid)
-    group = Path(f"/proc/{pid}/autogroup")
-    if not group.exists():
-        pytest.skip("this kernel does not share its cores among sessions")
-    assert int(group.read_text().split()[-1]) == psutil.Process(pid).nice()
+    assert session_niceness(pid) == psutil.Process(pid).nice()
 
 
 class BusyGroup:
