@@ -72,8 +72,11 @@ class Program:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start it in a session of its own, as services are: Linux may share its cores among sessions."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stderr=log, stdout=log, env=self.env)
+            self.process = subprocess.Popen(
+                self.command, stderr=log, stdout=log, env=self.env, start_new_session=True
+            )
 
     def kill(self) -> None:
         assert self.process is not None

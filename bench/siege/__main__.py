@@ -16,6 +16,10 @@
     answers                  what the attacks were answered, by status; 0: the connection was ended
     details                  a line for each that was lost
 
+Gateway, neuron and the strangers each run in a session of their own, as services and other machines do: else
+a kernel that shares its cores among sessions would have the strangers, and the clients that measure, compute
+at the expense of the one server that is in their session. The strangers' session is nice.
+
 Options and the other keys of the result are those of `bench.command`.
 """
 
@@ -28,7 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +74,9 @@ async def _besiege(fleet: World, folder: Path, seconds: float) -> dict[str, Any]
     usual = await _drive(honest, watch, seconds * ALONE_SHARE)
     alone, first_alone = honest.take_p99_ms()
     besieged_s = seconds * (1 - ALONE_SHARE - LOADED_SHARE)
-    attackers = _start_attackers(fleet, folder, besieged_s)
-    taken = await _drive(honest, watch, besieged_s)
-    told = await asyncio.to_thread(attackers.communicate)
+    with _attackers(fleet, folder, besieged_s) as attackers:
+        taken = await _drive(honest, watch, besieged_s)
+        told = await asyncio.to_thread(attackers.communicate)
     attacks = json.loads(told[0])
     besieged, first_besieged = honest.take_p99_ms()
     is_stuck = not await _answers(fleet)
@@ -106,13 +111,17 @@ async def _drive(honest: Honest, watch: Watch, seconds: float) -> dict[int, floa
     return {pid: (spent - before.get(pid, 0.0)) / took_s for pid, spent in watch.cpu_seconds().items()}
 
 
-def _start_attackers(fleet: World, folder: Path, seconds: float) -> subprocess.Popen[str]:
+@contextmanager
+def _attackers(fleet: World, folder: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
     """A process of their own: their work is not to slow the honest ones' measuring."""
     addresses = ["--gateway", fleet.api_urls[0], "--neuron", fleet.neuron_urls[0]]
     options = [*addresses, "--seconds", str(seconds), "--model", MODEL, "--folder", str(folder)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench.siege.strangers", *options], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "bench.siege.strangers", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def _answers(fleet: World) -> bool:

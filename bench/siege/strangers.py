@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from neuron.models.tiny import WEIGHTS_DIR
+from neuron.prctl import be_nice
 
 MIB = 1 << 20
 AT_ONCE = 2  # of each attack
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     options = parser.parse_args()
-    os.nice(NICE)
+    be_nice(NICE)
     strangers = Strangers(options.gateway, options.neuron, options.model, options.folder)
     asyncio.run(strangers.run(options.seconds))
     print(json.dumps({"attacks": strangers.attacks, "answers": dict(sorted(strangers.answers.items()))}))
