@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import re
 import secrets
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter
 from cortex_site.base import logs
 from cortex_site.base.addresses import Listen, http_url, reachable_host, split_listen
 from cortex_site.base.certificate import TlsFiles
-from cortex_site.base.interpreter import favour_event_loop
+from cortex_site.base.interpreter import collect_in_small_steps, favour_event_loop
 from cortex_site.base.last_lines import LastLines
 from cortex_site.base.settings_file import ConfigError
 from cortex_site.base.version import VERSION
@@ -134,7 +133,7 @@ def _serve(settings: NeuronConfig, bound: socket.socket, last: LastLines) -> Non
         log.warning("CUDA cannot be used", extra={"reason": host.cuda_unavailable_reason})
     log.info("neuron listens", extra={"url": url, "version": VERSION})
     favour_event_loop()
-    gc.freeze()  # what exists by now stays, so no collection needs to look at it
+    collect_in_small_steps()
     server = Server(options, daemon, settings)
     server.run(sockets=[bound])
     if not server.started:
