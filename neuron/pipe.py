@@ -285,7 +285,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     id: int
     status: int
     # context_length_exceeded, invalid_request, invalid_grammar, grammar_exhausted, queue_full, queue_timeout,
-    # model_not_loaded, model_unloaded, shutting_down, engine_error
+    # model_unloaded, shutting_down, engine_error
     code: str
     message: str
     retry_after_s: int | None = None

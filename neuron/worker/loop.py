@@ -157,7 +157,7 @@ class DeviceLoop:
     def _submit(self, message: Submit | Embed, matcher: LLGuidanceMatcher | None = None) -> None:
         resident, adapter = self._pool.find(message.model) or (None, None)
         if resident is None:
-            self._refuse_not_loaded(message.id, message.model)
+            self._refuse_unloaded(message.id, message.model)
         elif not isinstance(message, resident.scheduler.request_type):
             makes = "writes no texts" if isinstance(message, Submit) else "makes no embeddings"
             self._outbox.append(Refused(message.id, 400, "wrong_modality", f"{message.model} {makes}"))
@@ -172,15 +172,15 @@ class DeviceLoop:
         elif refused := resident.scheduler.submit(message, self._clock(), matcher, images, adapter):
             self._outbox.append(refused)
 
-    def _refuse_not_loaded(self, request_id: int, model: str) -> None:
-        text = f"{model} is not loaded"
-        self._outbox.append(Refused(request_id, 503, "model_not_loaded", text, RETRY_AFTER_S))
+    def _refuse_unloaded(self, request_id: int, model: str) -> None:
+        """Refuse what was on its way while its model was unloaded."""
+        text = f"{model} was unloaded"
+        self._outbox.append(Refused(request_id, 503, "model_unloaded", text, RETRY_AFTER_S))
 
     def _process_images(self, message: ProcessImages) -> None:
         resident, _ = self._pool.find(message.model) or (None, None)
         if resident is None:
-            text = f"{message.model} is not loaded"
-            self._outbox.append(Refused(message.id, 503, "model_not_loaded", text))
+            self._refuse_unloaded(message.id, message.model)
         elif resident.image_processor is None:
             text = f"{message.model} does not read images"
             self._outbox.append(Refused(message.id, 400, "wrong_modality", text))
@@ -298,7 +298,7 @@ class DeviceLoop:
     def _reset_cache(self, message: ResetCache) -> None:
         found = self._pool.find(message.model)
         if found is None:
-            self._refuse_not_loaded(message.id, message.model)
+            self._refuse_unloaded(message.id, message.model)
             return
         found[0].scheduler.reset_cache()
         self._outbox.append(Memory(message.id, *self._memory()))

@@ -144,7 +144,7 @@ def test_a_worker_says_what_sleeps_and_answers_as_before_when_it_wakes(llama: Pa
         assert (daemon.wait_for(Unloaded).host_mb or 0) > 0
         assert isinstance(daemon.end(2), Refused)
         daemon.submit(3, [5], 1)
-        assert daemon.end(3).code == "model_not_loaded"  # type: ignore[union-attr]
+        assert daemon.end(3).code == "model_unloaded"  # type: ignore[union-attr]
         loaded = daemon.load(llama)
         assert isinstance(loaded, Loaded)
         assert loaded.was_asleep

@@ -323,7 +323,7 @@ def test_a_cache_reset_drops_the_pages_of_ended_requests_only():
     turns = [[submit(1)], *[()] * 6, [running], *[()] * 3, reset, (), [like_running, like_ended]]
     channel = run(pool, FakeChannel(*turns, idle_turns=70))
     assert channel.of(Memory) == [Memory(9, 30, 70, 2)]
-    assert [(r.id, r.code) for r in channel.of(Refused)] == [(10, "model_not_loaded")]
+    assert [(r.id, r.code) for r in channel.of(Refused)] == [(10, "model_unloaded")]
     assert {end.id: end.cached_tokens for end in channel.of(Finished)} == {1: 0, 2: 0, 3: 16, 4: 0}
     assert channel.text(2) == continuation(PROMPT * 6, 60)
 
@@ -350,7 +350,7 @@ def test_a_load_that_poisons_the_device_ends_the_worker():
 
 def test_unknown_models_are_refused_and_unknown_unloads_answered():
     channel = run(FakeModelPool(), FakeChannel([submit(1, "nope"), Unload("nope")]))
-    assert [(r.status, r.code) for r in channel.of(Refused)] == [(503, "model_not_loaded")]
+    assert [(r.status, r.code) for r in channel.of(Refused)] == [(503, "model_unloaded")]
     assert channel.of(Unloaded) == [Unloaded("nope")]
 
 

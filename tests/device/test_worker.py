@@ -107,7 +107,7 @@ def test_load_run_unload(daemon: Daemon, llama: Path):
     daemon.send(Unload("m"))
     daemon.wait_for(Unloaded)
     daemon.submit(2, prompt(1, 30))
-    assert daemon.end(2).code == "model_not_loaded"  # type: ignore[union-attr]
+    assert daemon.end(2).code == "model_unloaded"  # type: ignore[union-attr]
     assert psutil.Process(daemon.process.pid).memory_info().rss < IDLE_RSS_BYTES
 
 

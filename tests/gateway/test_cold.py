@@ -171,7 +171,12 @@ async def test_failure_after_progress_is_an_error_event(cold, monkeypatch):
     assert "[DONE]" not in response.text
 
 
-async def test_model_that_left_between_two_events_is_loaded_again(cold):
+@pytest.mark.parametrize(
+    "refusal",
+    [refuse(404, "model_not_found"), refuse(503, "model_unloaded", retry_after="5")],
+    ids=["unknown", "unloaded"],
+)
+async def test_model_that_left_between_two_events_is_loaded_again(cold, refusal):
     await cold.node.set_model(MODEL)
     await cold.until_routable()
     reality = cold.node.answer
@@ -179,7 +184,7 @@ async def test_model_that_left_between_two_events_is_loaded_again(cold):
     async def gone_once(request, writer):
         cold.node.answer = reality
         await cold.node.drop_model(MODEL)
-        await refuse(404, "model_not_found")(request, writer)
+        await refusal(request, writer)
 
     cold.node.answer = gone_once
     assert (await cold.chat()).status_code == 200

@@ -172,7 +172,7 @@ class FakeWorker:
     def _submit(self, submit: pipe.Submit) -> None:
         text = self._models.get(submit.model)
         if text is None:  # it was unloaded while the request was on its way
-            self.send(pipe.Refused(submit.id, 503, "model_not_loaded", f"{submit.model} is not loaded", 5))
+            self.send(pipe.Refused(submit.id, 503, "model_unloaded", f"{submit.model} was unloaded", 5))
             return
         prompt = text.tokenizer.decode(submit.tokens, skip_special_tokens=False)
         said = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
