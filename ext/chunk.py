@@ -30,13 +30,17 @@ def enclose(before: bytes, text: str, after: bytes) -> bytes:
     `UnicodeEncodeError` for half of a surrogate pair, which UTF-8 cannot encode.
     """
     data = text.encode()
-    if not (_is_plain(data, len(data)) if _COMPILED else _SPECIAL.search(data) is None):
+    if not is_plain(data):
         data = _SPECIAL.sub(_escape, data)
     return b"".join((before, data, after))
 
 
-def _is_plain(data: bytes, end: int) -> bool:
+def is_plain(data: bytes) -> bool:
     """Return whether no byte needs an escape in a JSON string."""
+    return _is_plain(data, len(data)) if _COMPILED else _SPECIAL.search(data) is None
+
+
+def _is_plain(data: bytes, end: int) -> bool:
     for i in range(end):  # noqa: SIM110 - a loop in C
         if data[i] < _SPACE or data[i] == _QUOTE or data[i] == _BACKSLASH:
             return False

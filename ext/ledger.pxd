@@ -31,7 +31,7 @@ cdef class Histogram:
 
 
 cdef class Buckets:
-    cdef readonly object duration, first_token, rate, gap, overhead
+    cdef readonly tuple duration, first_token, rate, gap, overhead
 
 
 cdef class Sums:

@@ -57,10 +57,10 @@ class Entry:
 class Histogram:
     """Observations by bucket: one for each of `bounds`, its upper limit included, and one above the last."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
-        self._bounds = tuple(map(float, bounds))
+        self._bounds = bounds
 
     def add(self, value: float) -> None:
         at, last = 0, len(self._bounds)
@@ -87,11 +87,11 @@ class Buckets:
         gap: Sequence[float],
         overhead: Sequence[float],
     ) -> None:
-        self.duration = duration
-        self.first_token = first_token
-        self.rate = rate
-        self.gap = gap
-        self.overhead = overhead
+        self.duration = tuple(map(float, duration))
+        self.first_token = tuple(map(float, first_token))
+        self.rate = tuple(map(float, rate))
+        self.gap = tuple(map(float, gap))
+        self.overhead = tuple(map(float, overhead))
 
 
 class Sums:

@@ -2,7 +2,7 @@
 
 cimport cython
 
-from ext.chunk cimport enclose
+from ext.chunk cimport enclose, is_plain
 
 cdef extern from "string.h" nogil:
     void* memcpy(void* into, const void* given, size_t size)
@@ -29,6 +29,7 @@ cdef class ByteWriter:
     cpdef int put_digits(self, long long value, int size) except -1
     @cython.locals(millionths="long long", whole="long long")
     cpdef int put_seconds(self, bytes before, double value) except -1
+    @cython.locals(data=bytes)
     cpdef int put_text(self, bytes before, str text) except -1
 
 

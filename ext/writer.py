@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ext.chunk import enclose
+from ext.chunk import enclose, is_plain
 
 _COMPILED = not __file__.endswith(".py")
 _ZERO = 0x30
@@ -83,7 +83,12 @@ class ByteWriter:
     def put_text(self, before: bytes, text: str) -> None:
         """A JSON string."""
         self.put(before)
-        self.put(quoted(text) if text else b'""')
+        if text.isascii() and is_plain(data := text.encode()):
+            self.put(b'"')
+            self.put(data)
+            self.put(b'"')
+        else:
+            self.put(quoted(text))
 
 
 def quoted(text: str) -> bytes:

@@ -1,3 +1,4 @@
+# cython: language_level=3, annotation_typing=False
 """What a data-plane worker knows of the fleet: frozen values, replaced whole, never changed.
 
 A `Configuration` is what the database says (nodes, profiles, aliases, keys); it changes when an operator

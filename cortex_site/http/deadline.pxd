@@ -3,6 +3,7 @@
 
 cdef class Deadline:
     cdef public double due
+    cdef double _fires_at
     cdef object _loop, _on_due, _timer
 
     cpdef set(self, double due)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 
@@ -12,28 +13,31 @@ class Deadline:
     that arrives would cost more.
     """
 
-    __slots__ = ("_loop", "_on_due", "_timer", "due")
+    __slots__ = ("_fires_at", "_loop", "_on_due", "_timer", "due")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[], None]) -> None:
         self._loop = loop
         self._on_due = on_due
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = math.inf  # no timer
         self.due = 0.0
 
     def set(self, due: float) -> None:
         """Start the timer, or let it fire earlier."""
         self.due = due
-        if self._timer is None or self._timer.when() > due:
+        if due < self._fires_at:
             self.cancel()
             self._timer = self._loop.call_at(due, self._look)
+            self._fires_at = due
 
     def cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._fires_at = math.inf
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, math.inf
         if self._loop.time() < self.due:
             self.set(self.due)
         else:

@@ -95,18 +95,9 @@ class RequestReader:
                 if not head.keep_alive:
                     self.state = END
                 body = data[head.size :]
-                request = ParsedRequest(
-                    head.method,
-                    head.path,
-                    head.query,
-                    "1.1",
-                    head.headers,
-                    body,
-                    head.keep_alive,
-                    b"",
-                    self.peer,
-                )
-                return (request,)
+                whole = head.method, head.path, head.query, "1.1", head.headers, body, head.keep_alive, b""
+                # Without the class's own `__new__`, which is Python.
+                return (tuple.__new__(ParsedRequest, (*whole, self.peer, None)),)
         elif self.state is END or self.state is ERROR:
             return ()
         return self._parse(data)

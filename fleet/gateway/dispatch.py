@@ -83,8 +83,9 @@ class Dispatch:
 
     def begin(self) -> Begun | None:
         """Ask a replica at once; None where that would have to be waited for. `send` or `accept` follows."""
+        nodes = self._plane.nodes
         route = self._choose()
-        node = self._plane.nodes.get(route.node.name) if route is not None else None
+        node = nodes.get(route.node.name) if route is not None else None
         if route is None or node is None:
             return None
         path, lines, body = self._worded(node)

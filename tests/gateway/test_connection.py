@@ -190,3 +190,13 @@ async def test_a_server_that_speaks_first_is_not_asked(connection, sock, said):
     assert not sock.is_open
     with pytest.raises(UnansweredError):
         await sent(connection)
+
+
+@pytest.mark.parametrize(("keep_alive_s", "is_fresh"), [(1e6, True), (0.0, False)])
+async def test_a_connection_that_rested_long_is_not_fresh(keep_alive_s, is_fresh):
+    connection = Connection(PoolBounds(keep_alive_s=keep_alive_s))
+    socket = Socket(connection)
+    connection.rest()
+    assert connection.is_fresh() is is_fresh
+    socket.abort()
+    assert not connection.is_fresh()

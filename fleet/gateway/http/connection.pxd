@@ -7,13 +7,15 @@ from fleet.gateway.http.body cimport BodyBuffer
 from fleet.gateway.http.waiter cimport Waiter
 
 
+cdef AnswerReader _NO_ANSWER
+
+
 cdef class Connection:
     cdef readonly AnswerReader answer
     cdef readonly BodyBuffer body
-    cdef readonly double idle_since
     cdef object _bounds, _loop, _transport, _take, _inlet
     cdef Waiter _waiter
-    cdef double _head_until
+    cdef double _head_until, _idle_since
 
     @cython.locals(answer=AnswerReader)
     cpdef data_received(self, bytes data)
@@ -31,5 +33,6 @@ cdef class Connection:
     cpdef abort(self)
     cpdef bint is_lost_to(self, object error)
     cpdef bint may_send(self)
+    cpdef bint is_fresh(self) except -1
     cpdef bint may_be_kept(self)
     cpdef rest(self)

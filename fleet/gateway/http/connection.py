@@ -23,6 +23,7 @@ from fleet.gateway.http.waiter import Listener, Waiter
 
 HIGH_WATER_BYTES = 1 << 18  # body bytes held for a slow taker before the socket is paused
 LARGE_BYTES = 1 << 16  # a request's body of this size is not copied to be sent together with its head
+_NO_ANSWER = AnswerReader(END)  # to a connection that rests
 
 
 class Connection:
@@ -36,11 +37,11 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter = Waiter(self._loop, self._on_silence)
-        self.answer = AnswerReader(END)  # to the request under way
+        self.answer = _NO_ANSWER  # to the request under way
         self.body = BodyBuffer()
         self._take: Callable[[bytes], bool] | None = None  # gets body bytes as they come
         self._inlet: Inlet | None = None  # stands in for this protocol
-        self.idle_since = self._loop.time()
+        self._idle_since = self._loop.time()
         self._head_until = 0.0  # of the answer
 
     # --- asyncio.Protocol ---
@@ -245,6 +246,10 @@ class Connection:
     def may_send(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    def is_fresh(self) -> bool:
+        """Whether it is open still, and has not rested for so long that the node may be about to close it."""
+        return self.may_send() and self._loop.time() - self._idle_since < self._bounds.keep_alive_s
+
     def is_lost_to(self, error: BaseException) -> bool:
         """Whether `error` came before the answer. Bytes that are none belonged to the answer before."""
         is_noise = isinstance(error, UpstreamError) and error.kind == "protocol" and not self.answer.status
@@ -258,7 +263,8 @@ class Connection:
         """Make ready for the next exchange."""
         if self.body.is_paused:
             self.body.resume()
-        self.idle_since = self._loop.time()
+        self.answer = _NO_ANSWER  # the last one is freed while it is in the processor's cache
+        self._idle_since = self._loop.time()
 
 
 async def connect(host: str, port: int, tls: ssl.SSLContext | None, bounds: PoolBounds) -> Connection:

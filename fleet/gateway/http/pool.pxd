@@ -32,6 +32,6 @@ cdef class Pool:
     @cython.locals(head=ByteWriter)
     cdef bytes _head(self, str method, str path, bytes lines, bytes body)
     cdef _free(self)
-    @cython.locals(connection=Connection, horizon=double)
+    @cython.locals(connection=Connection)
     cpdef Connection pop_idle(self)
     cpdef release(self, Connection connection)

@@ -190,10 +190,9 @@ class Pool:
 
     def pop_idle(self) -> Connection | None:
         """Take a kept connection that is still good, if there is one."""
-        horizon = asyncio.get_running_loop().time() - self._bounds.keep_alive_s
         while self._idle:
             connection = self._idle.pop()
-            if connection.may_send() and connection.idle_since > horizon:
+            if connection.is_fresh():
                 return connection
             connection.abort()
         return None

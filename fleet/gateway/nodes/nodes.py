@@ -1,3 +1,4 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, annotation_typing=False
 """The nodes this worker talks to: per node a connection pool, and a task that follows its `/events`."""
 
 from __future__ import annotations

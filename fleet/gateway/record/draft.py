@@ -144,7 +144,8 @@ class RecordDraft:
     def ended(self, outcome: Outcome, status: int, error_code: str) -> Entry:
         """The account of a request that has ended."""
         entry, usage = self.entry, self.usage
-        entry.model = excerpt(entry.model, MAX_MODEL_CHARS)
+        if len(entry.model) > MAX_MODEL_CHARS:
+            entry.model = excerpt(entry.model, MAX_MODEL_CHARS)
         entry.outcome, entry.status, entry.error_code = outcome, status, error_code
         entry.prompt_tokens, entry.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         if (details := usage.prompt_tokens_details) is not None:

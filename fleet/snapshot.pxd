@@ -1,0 +1,1 @@
+# fleet/snapshot.py is compiled as it stands: requests call its methods.
