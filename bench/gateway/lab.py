@@ -36,10 +36,14 @@ class Plan:
     rounds: int
     slow_rounds: int  # of a peer that cannot bear the load, whose streams have to be waited for
     other_rounds: int  # of peers that no key is about
-    seconds: float  # of each turn
+    json_rounds: int
+    json_s: float  # of each turn of JSON requests
+    seconds: float  # of each other turn
     many_rounds: int
     scale_rounds: int
+    worker_rounds: int
     database_rounds: int
+    database_turns: int  # with the database, and as many without it, in a round
     memory_of_all: bool
     connections: int = 32
     streams: int = 128
@@ -60,51 +64,63 @@ class Plan:
         """What a round of many streams takes, and one of more, about."""
         return 2 * (self.many_seconds + self.warm_s + 4)
 
-    @property
-    def scale_s(self) -> float:
-        """What a round of the scales takes, about, with a second worker's start."""
-        return 5 * (self.seconds + self.warm_s + 2) + 6
+    def scales_s(self, pairs: int, worker_pairs: int) -> float:
+        """What so many pairs of turns of each scale take, about, and of two workers, with their starts."""
+        start_s = self.counted_s + (18.0 if self.nodes > 2 else 5.0)
+        return start_s + (6 * pairs + 2 * worker_pairs) * self.json_turn_s + 7 * worker_pairs
 
     @property
-    def fleet_s(self) -> float:
-        """What many keys and a second gateway with many nodes take to start, about."""
-        return self.counted_s + (18.0 if self.nodes > 2 else 5.0)
+    def json_turn_s(self) -> float:
+        """What a turn of JSON requests takes, about."""
+        return self.json_s + self.warm_s + 1.2
 
     @property
-    def database_s(self) -> float:
-        """What a round without the database takes, about."""
-        return 2 * (self.seconds + self.warm_s) + self.pause_s + 8
+    def round_s(self) -> float:
+        """What a round of streams takes, about, with two peers."""
+        return 8 * (self.seconds + self.warm_s + 1.2)
 
 
 FULL = Plan(
     rounds=8,
     slow_rounds=2,
     other_rounds=3,
+    json_rounds=12,
+    json_s=1.0,
     seconds=2.0,
     many_rounds=2,
-    scale_rounds=3,
+    scale_rounds=8,
+    worker_rounds=3,
     database_rounds=3,
+    database_turns=3,
     memory_of_all=True,
 )
 QUICK = Plan(
-    rounds=4,
+    rounds=2,
     slow_rounds=1,
     other_rounds=1,
+    json_rounds=5,
+    json_s=0.7,
     seconds=1.25,
     many_rounds=1,
-    scale_rounds=2,
+    scale_rounds=3,
+    worker_rounds=1,
     database_rounds=1,
+    database_turns=2,
     memory_of_all=False,
-    warm_s=0.5,
+    warm_s=0.4,
 )
 SMOKE = Plan(
     rounds=1,
     slow_rounds=1,
     other_rounds=1,
+    json_rounds=1,
+    json_s=0.4,
     seconds=0.5,
     many_rounds=1,
     scale_rounds=1,
+    worker_rounds=1,
     database_rounds=1,
+    database_turns=1,
     memory_of_all=False,
     connections=2,
     streams=4,
@@ -164,6 +180,11 @@ class Lab:
         if server is self.node:
             core = self.cores.node
         return Job(kind, server.port, connections, key=server.key, pids=pids, core=core, **more)  # type: ignore[arg-type]
+
+    def json_load(self, server: Server, **more: Any) -> Job:
+        """Clients that ask for JSON answers, one after the other."""
+        more = {"connections": self.plan.connections, "seconds": self.plan.json_s} | more
+        return self.load("closed", server, **more)
 
     def generator(self, job: Job) -> subprocess.Popen[str]:
         command = ["taskset", "-c", str(self.cores.load), sys.executable, "-m", "bench.gateway.load"]

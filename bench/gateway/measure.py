@@ -44,9 +44,11 @@ def _take_turns(lab: Lab) -> None:
     plan, budget = lab.plan, lab.run.budget
     for _ in budget.rounds(plan.database_rounds, "PostgreSQL stopped"):
         _database(lab)
-    last_s = plan.fleet_s + plan.scale_rounds * plan.scale_s
+    last_s = plan.scales_s(plan.scale_rounds, plan.worker_rounds)
     after_s = plan.many_rounds * plan.many_s + last_s
-    for number in budget.rounds(plan.rounds, "rounds beside the peers", reserve_s=after_s):
+    for number in budget.rounds(plan.json_rounds, "JSON requests", reserve_s=plan.round_s + after_s):
+        _json_round(lab, number)
+    for number in budget.rounds(plan.rounds, "streams beside the peers", reserve_s=after_s):
         _round(lab, number)
     if budget.allows(f"{plan.many_streams} streams", plan.many_s):
         for _ in budget.rounds(plan.many_rounds, f"{plan.many_streams} streams", reserve_s=last_s):
@@ -59,22 +61,30 @@ def _take_turns(lab: Lab) -> None:
                 seconds=plan.many_seconds,
                 gap_us=WIDE_GAP_US,
             )
-    if budget.allows("scales", plan.fleet_s + plan.scale_s):
+    if budget.allows("scales", plan.scales_s(1, 1)):
         scales(lab)
 
 
-def _round(lab: Lab, number: int) -> None:
+def _json_round(lab: Lab, number: int) -> None:
+    """A short turn of every server: a ratio is of two turns within seconds, and there are many of them."""
+    for server in _order(lab, number):
+        lab.measure("json", server, lab.json_load(server))
+        lab.settle(server)
+
+
+def _order(lab: Lab, number: int) -> list[Server]:
     """Every server once. The first one changes, the slow ones come last."""
     left_out = SLOW if number < lab.plan.other_rounds else SLOW | OTHERS
     fast = [lab.ours.server, *(peer for peer in lab.peers if peer.name not in left_out)]
     turn = number % len(fast)
     slow = [peer for peer in lab.peers if peer.name in SLOW and number < lab.plan.slow_rounds]
     direct = [lab.node] if number == 0 else []
-    order = [*direct, *fast[turn:], *fast[:turn], *slow]
-    for server in order:
-        lab.measure("json", server, lab.load("closed", server, lab.plan.connections))
-        lab.settle(server)
-    for server in order:
+    return [*direct, *fast[turn:], *fast[:turn], *slow]
+
+
+def _round(lab: Lab, number: int) -> None:
+    """Streams of every server once."""
+    for server in _order(lab, number):
         _streams(lab, server, "streams-128", lab.plan.streams)
     _streams(lab, lab.ours.server, "http2-128", lab.plan.streams, http2=True)
     nginx = [peer for peer in lab.peers if peer.name == "nginx"]
@@ -107,13 +117,16 @@ def _memory(lab: Lab) -> None:
 
 
 def _database(lab: Lab) -> None:
-    """Measure with PostgreSQL, and with PostgreSQL stopped before the generator's window begins."""
+    """Turns with PostgreSQL, and as many without: it stops before the window of the first of them begins."""
     server = lab.ours.server
     job = _first(lab, server)
-    lab.measure("db-up", server, job)
+    turns = lab.plan.database_turns
+    for _ in range(turns):
+        lab.measure("db-up", server, job)
     stopping = threading.Timer(lab.plan.warm_s / 2, lab.ours.stop_database)
     stopping.start()
-    lab.measure("db-down", server, job)
+    for _ in range(turns):
+        lab.measure("db-down", server, job)
     stopping.join()
     lab.ours.start_database()
     time.sleep(lab.plan.pause_s)

@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -69,6 +69,7 @@ from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.limits import limiter
 from fleet.gateway.limits.scripts import ADMISSION, PREFETCH
+from fleet.gateway.nodes import nodes
 from fleet.gateway.record import gauges, recorder
 from fleet.key_limits import KeyLimits
 from fleet.snapshot import Configuration, KeyView, NodeConfig, ProfileView
@@ -77,7 +78,7 @@ KEY, MANY = "sk-bench", 10**9
 CONNECTIONS = 32
 WINDOW = 64  # requests
 CHUNKS = 64  # of a stream
-SPAN = 10, 50  # windows of the short and of the long run whose instructions are counted
+COUNTED = 40  # windows whose instructions are counted
 JOBS = {
     "json": Job("closed", 1, 1),
     "stream": Job("streams", 1, 1),
@@ -198,6 +199,11 @@ class Fleet:
     def on_node(self, number: int) -> list[str]:
         return mock.models_of(number, self.num_models)
 
+    @property
+    def first_windows(self) -> int:
+        """After so many, each key has asked, and each node was asked for nearly all its models."""
+        return 10 + max(self.num_keys, 4 * self.num_nodes * mock.ON_A_NODE) // WINDOW
+
     def requests(self, job: Job, *, stream: bool) -> Iterator[bytes]:
         """Requests without end: each next one has another key and another model."""
         pairs = zip(cycle(self.models), cycle(self.keys), strict=False)
@@ -245,6 +251,8 @@ def stop_timers() -> None:
     prefetch.BUSY, prefetch.FEW = MANY, 10**6  # at full speed one grant is for thousands of requests
     recorder.BATCH_WAIT_S = prefetch.HOLD_S = prefetch.LONG_HOLD_S = limiter.LONG_HOLD_S = 1e6
     logs.GATHER_S = 5.0
+    mock.PING_S = 1e6
+    nodes.EVENT_BOUNDS = replace(nodes.EVENT_BOUNDS, idle_s=1e6)  # no ping comes
     gauges.INTERVAL_S = listener.RECONNECT_S = 1e6
     sys.setswitchinterval(1e3)
 
@@ -316,15 +324,16 @@ async def cpu_us(kind: str, fleet: Fleet, seconds: float, windows: int | None) -
     return {"least": min(meter.windows), "median": statistics.median(meter.windows)}
 
 
-def instructions(kind: str) -> int:
+def instructions(kind: str, fleet: Fleet) -> int:
     """Instructions of the whole process for one more request."""
-    short, long = (_counted(kind, windows) for windows in SPAN)
-    return round((long - short) / (SPAN[1] - SPAN[0]) / WINDOW)
+    short, long = (_counted(kind, fleet, fleet.first_windows + more) for more in (0, COUNTED))
+    return round((long - short) / COUNTED / WINDOW)
 
 
-def _counted(kind: str, windows: int) -> int:
+def _counted(kind: str, fleet: Fleet, windows: int) -> int:
     count = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
     run = [sys.executable, "-m", "bench.gateway.path", "--json", "--kind", kind, "--windows", str(windows)]
+    run += ["--keys", str(fleet.num_keys), "--nodes", str(fleet.num_nodes), "--models", str(fleet.num_models)]
     env = {**os.environ, "PYTHONHASHSEED": "0"}  # it decides about collisions
     said = subprocess.run([*count, *run], check=True, capture_output=True, text=True, env=env).stderr
     return max(int(found.replace(",", "")) for found in re.findall(r"I\s+refs:\s+([\d,]+)", said))
@@ -349,7 +358,7 @@ def measure(run: command.Run) -> dict[str, Any]:
         stop_timers()
     seconds = options.seconds or run.pick(4.0, 2.0, 0.1)
     kinds = [options.kind] if options.kind else list(JOBS)
-    counted = {kind: instructions(kind) for kind in kinds} if options.instructions else None
+    counted = {kind: instructions(kind, fleet) for kind in kinds} if options.instructions else None
     profile = cProfile.Profile()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         logs.setup("info", "gateway")  # lines are made, and not read

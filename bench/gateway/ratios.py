@@ -24,6 +24,11 @@ SCALES = {
 }
 
 
+def plain(label: str) -> str:
+    """The label of the plain load's turns next to those of `label`."""
+    return f"{label}-plain"
+
+
 def keys(runs: Runs) -> dict[str, float | int | None]:
     http2 = runs["http2-128"]["ours"]
     paced = [run for label in PACED for run in runs[label]["ours"]]
@@ -57,8 +62,8 @@ def _over(by_server: dict[str, list[Run]], peer: str, key: str) -> float | None:
 
 
 def _ratio(runs: Runs, label: str, key: str) -> float | None:
-    """Ours under another load over ours under the plain one."""
-    return _median_of(runs[label]["ours"], runs["plain"]["ours"], lambda a, b: a / b, key)
+    """Ours under another load over ours under the plain one, of turns next to each other."""
+    return _median_of(runs[label]["ours"], runs[plain(label)]["ours"], lambda a, b: a / b, key)
 
 
 def _added(first: dict[str, list[Run]]) -> float | None:

@@ -204,3 +204,13 @@ def test_ratios_are_medians_of_rounds_and_null_without_a_peer():
     assert figures["cpu_over_nginx"] == (1.5 + 3) / 2
     assert figures["delay_p99_over_nginx"] == 3
     assert (figures["stalls"], figures["broken"]) == (1, 2)
+
+
+def test_a_scale_is_compared_with_the_plain_turns_next_to_it():
+    runs = defaultdict(lambda: defaultdict(list))
+    for label, ours in {"keys-plain": (10, 20), "keys": (9, 9), "fleet-plain": (5,), "fleet": (4,)}.items():
+        runs[label]["ours"] = [{"rps": rps} for rps in ours]
+    figures = ratios.keys(runs)
+    assert figures["rps_10k_keys_over_1"] == pytest.approx((0.9 + 0.45) / 2)
+    assert figures["rps_200x50_over_1x1"] == pytest.approx(0.8)
+    assert figures["rps_2_over_1"] is None
