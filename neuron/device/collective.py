@@ -22,6 +22,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from ext import compiled, matmul
+from neuron.device import row_steps
 from neuron.segment import EXCHANGE, MAX_PLAN_BYTES, PLAN, SLOT_BYTES, SharedSegment
 
 _native: Any = compiled("ranks")
@@ -96,6 +97,22 @@ def gather_ranks(part: Tensor) -> Tensor | None:
     """Return what all ranks have, (ranks, …), on rank 0; None on others."""
     collective = _collective.get()
     return part.unsqueeze(0) if collective is None else collective.gather(part)
+
+
+def largest_of_ranks(part: Tensor, first: int) -> list[int]:
+    """Return the place of each row's largest number in what all ranks have side by side, the same on each.
+
+    `part` is this rank's, (rows, columns), and begins at the column `first`. NaN is never the largest.
+    """
+    collective = _collective.get()
+    if collective is None:
+        return [max(0, place) for place in row_steps.largest(part)]
+    own = torch.nan_to_num(part, nan=float("-inf")).max(1)
+    table = part.new_zeros(collective.size, 2, len(part))  # all of which a sum makes known to all
+    table[collective.rank, 0], table[collective.rank, 1] = own.values, own.indices + first
+    values, places = collective.sum(table).unbind(1)
+    found: list[float] = places.gather(0, values.argmax(0, keepdim=True))[0].tolist()
+    return [int(place) for place in found]
 
 
 class SharedCollective:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from neuron.device.collective import GroupLostError
 from neuron.device.model_runner import ModelRunner
 from neuron.step import PoisonedError, StepPlan, StepResult
 
@@ -42,14 +43,18 @@ class GuessingRunner(ABC):
             return None
         try:
             return part()
-        except PoisonedError:
+        except (PoisonedError, GroupLostError):
             raise
         except torch.AcceleratorError as error:
             raise PoisonedError(f"the device failed: {error}") from error
-        except Exception as error:
-            log.exception("%s failed; it guesses no more", self.drafter, extra={"cause": str(error)})
-            self._is_off = True
+        except Exception as error:  # noqa: BLE001 - whatever it is, answers may go on
+            self._give_up(error)
         return None
+
+    def _give_up(self, error: Exception) -> None:
+        """Guess no more, since that has failed."""
+        log.error("%s failed; it guesses no more", self.drafter, extra={"cause": str(error)}, exc_info=error)
+        self._is_off = True
 
     @abstractmethod
     def _guess(self, plan: StepPlan, result: StepResult) -> Mapping[int, tuple[int, ...]]:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuron.device import row_steps
 from neuron.device.attention import use_backend
 from neuron.device.batch import Batch
 from neuron.device.guessing import GuessingRunner
@@ -81,19 +80,39 @@ class HeadRunner(GuessingRunner):
         """
         for joined in plan.joined:
             self._texts[joined.slot] = (*joined.prompt, *joined.output)
-        if not (self._late or any(chunk.is_followed for chunk in plan.chunks)):
+        if self._is_idle(plan):
             return self._runner.run(plan)
-        going_on = {chunk.slot for chunk in plan.chunks} - {joined.slot for joined in plan.joined}
-        if not going_on.issuperset(self._late):
-            self._trying(lambda: self._read(self._catch_up(())))
+        self._trying(lambda: self._read_leaving(plan))
         return super().run(plan)
 
+    def _is_idle(self, plan: StepPlan) -> bool:
+        """Whether the head has nothing to do with a plan."""
+        return not (self._late or any(chunk.is_followed for chunk in plan.chunks))
+
+    def _read_leaving(self, plan: StepPlan) -> None:
+        """Read all that is late if some of it is of requests that do not go on."""
+        going_on = {chunk.slot for chunk in plan.chunks} - {joined.slot for joined in plan.joined}
+        if not going_on.issuperset(self._late):
+            self._read(self._catch_up(()))
+
     def _guess(self, plan: StepPlan, result: StepResult) -> Mapping[int, tuple[int, ...]]:
-        self._follow(plan, result)
+        return self._guess_after(plan, self._ends(plan, result))
+
+    def _ends(self, plan: StepPlan, result: StepResult) -> list[tuple[int, ...]]:
+        """Return what follows the tokens of each chunk but for its drafts: what was sampled, or of a prompt
+        its next token."""
+        return [
+            sampled or self._texts[chunk.slot][chunk.end : chunk.end + 1]
+            for chunk, sampled in zip(plan.chunks, result.tokens, strict=True)
+        ]
+
+    def _guess_after(self, plan: StepPlan, ends: Sequence[tuple[int, ...]]) -> Mapping[int, tuple[int, ...]]:
+        """Return the guesses that a plan asks for, given what follows its chunks."""
+        self._follow(plan, ends)
         wanted = {
             chunk.slot: index
             for index, chunk in enumerate(plan.chunks)
-            if chunk.num_guesses and result.tokens[index]
+            if chunk.num_guesses and chunk.draw is not None
         }
         guesses: dict[int, tuple[int, ...]] = {}
         if not wanted and sum(len(late.follow) for late in self._late.values()) <= _MOST_LATE:
@@ -110,19 +129,17 @@ class HeadRunner(GuessingRunner):
             }
         return guesses
 
-    def _follow(self, plan: StepPlan, result: StepResult) -> None:
+    def _follow(self, plan: StepPlan, ends: Sequence[tuple[int, ...]]) -> None:
         """Take in what the model has read, without drafts that were wrong."""
         if self._runner.hidden is None:
             return
         rows, hidden = self._runner.hidden
         of_chunks = rows.of_chunks
-        for index, (chunk, sampled) in enumerate(zip(plan.chunks, result.tokens, strict=True)):
+        for index, (chunk, end) in enumerate(zip(plan.chunks, ends, strict=True)):
             if not chunk.is_followed:
                 self._late.pop(chunk.slot, None)
                 continue
-            follow = (*chunk.tokens[1 : len(chunk.tokens) - len(chunk.checks)], *sampled)
-            if not sampled:
-                follow = self._texts[chunk.slot][chunk.start + 1 : chunk.end + 1]
+            follow = (*chunk.tokens[1 : len(chunk.tokens) - len(chunk.checks)], *end)
             late = self._late.setdefault(chunk.slot, _Late(chunk.start))
             late.add(chunk.start, follow, _rows(hidden, of_chunks[index]))
 
@@ -160,8 +177,8 @@ class HeadRunner(GuessingRunner):
 
     def _best(self, logits: Tensor, states: Tensor) -> list[tuple[int, Tensor]]:
         """Return the likeliest token of each row, and its state, (1, hidden)."""
-        tokens = row_steps.largest(logits[:, : self._vocab_size])
-        return list(zip((max(0, token) for token in tokens), torch.split(states, 1), strict=True))
+        tokens = self._head.largest(logits, self._vocab_size)
+        return list(zip(tokens, torch.split(states, 1), strict=True))
 
 
 def _rows(x: Tensor, rows: Sequence[int]) -> Tensor:

@@ -108,7 +108,11 @@ class DraftHead(Protocol):
         ...
 
     def logits(self, states: Tensor, /) -> Tensor:
-        """Return the logits after some of its states, (rows, vocab) in float32."""
+        """Return the logits after some of its states, (rows, vocab) in float32, or a rank's part of them."""
+        ...
+
+    def largest(self, logits: Tensor, vocab_size: int, /) -> list[int]:
+        """Return the likeliest token of each row below `vocab_size`, of the whole model on each rank."""
         ...
 
 

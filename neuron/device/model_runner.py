@@ -141,7 +141,6 @@ class ModelRunner:
                 self._images.join(joined)
         encoded = self._images.encode(plan.encoding) if self._images else None
         logits = self._forward(plan)
-        self.hidden = (logits[0], logits[1].hidden) if logits and logits[1].hidden is not None else None
         result = self._result(plan, *logits) if logits else StepResult(())
         return replace(result, encoded=encoded) if encoded else result
 
@@ -157,6 +156,7 @@ class ModelRunner:
             self._states.restore(plan)
             self._states.hold(plan)
         logits = self._logits(plan) if plan.chunks else None
+        self.hidden = (logits[0], logits[1].hidden) if logits and logits[1].hidden is not None else None
         if self._states:
             self._states.keep(plan)
         return logits

@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from itertools import count
+from typing import TypedDict
 
 from neuron import pipe
 from neuron.segment import SharedSegment
@@ -41,6 +42,13 @@ class SharedFiles:
 
 def _path(descriptor: int) -> str:
     return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
+class _Drafting(TypedDict):
+    """What drafts the answers of a rank's model."""
+
+    speculation: str | None
+    draft: str | None
 
 
 class DeviceGroup:
@@ -76,19 +84,22 @@ class DeviceGroup:
         speculation: str | None = None,
         draft: str | None = None,
     ) -> Sequence[pipe.Loaded]:
-        """Load every rank's part; returns what each became. Raises `WorkerLoadError`, and no part is left."""
+        """Load every rank's part; returns what each became. Raises `WorkerLoadError`, and no part is left.
+
+        A draft model is whole on rank 0, which alone samples; the others check what it drafts.
+        """
         if len(self.workers) == 1:
             only = self.first.load(model, path, quant, kv_dtype, speculation=speculation, draft=draft)
             return [await only]
-        if draft is not None or speculation == "mtp":
-            drafter = "other model" if draft else "multi-token head"
-            cause = f"it is split over devices, and no {drafter} drafts for it"
-            raise WorkerLoadError("model_unsupported", f"{path}: {cause}: set speculation to 'ngram'")
         self.close()
         self._shared = shared = SharedFiles(len(self.workers))
         places = [shared.place(index, self._rank_timeout_s) for index in range(len(self.workers))]
+        first: _Drafting = {"speculation": speculation, "draft": draft}
+        others: _Drafting = {"speculation": "ngram" if draft else speculation, "draft": None}
         loads = [
-            asyncio.ensure_future(worker.load(model, path, quant, kv_dtype, place, speculation=speculation))
+            asyncio.ensure_future(
+                worker.load(model, path, quant, kv_dtype, place, **(others if place.index else first))
+            )
             for worker, place in zip(self.workers, places, strict=True)
         ]
         try:

@@ -9,26 +9,25 @@ from typing import Any
 
 from neuron.device.cuda_graphs import Capture
 from neuron.device.draft_model import DraftedRunner
+from neuron.device.guessing import GuessingRunner
+from neuron.device.head_runner import HeadRunner
 from neuron.device.kv_cache import bytes_per_token
 from neuron.device.model_runner import ModelRunner
+from neuron.device.rank_head_runner import RankHeadRunner
 from neuron.device.varlen import Kernel, select_kernel
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.decoder import AnyDecoder
 from neuron.models.embedder import Embedder
 from neuron.models.multi_token import HeadWish
-from neuron.models.tensor_parallel.sizes import Rank
 from neuron.worker.loaded_model import LoadedModel
 
 _FILE = "tokenizer.json"
 _CURE = "name another model in speculation, or 'ngram'"
 
 
-def head_wish(path: Path, speculation: str, draft: Path | None, rank: Rank | None) -> HeadWish:
-    """Return whether a model's own head is to draft. Raises ModelLoadError where it cannot."""
-    if speculation == "mtp" and rank:
-        cause = "it is split over devices, and no multi-token head drafts for it"
-        raise ModelLoadError("model_unsupported", f"{path}: {cause}: set speculation to 'ngram'")
-    if draft or rank or speculation not in {"mtp", "auto"}:
+def head_wish(speculation: str, draft: Path | None) -> HeadWish:
+    """Return whether a model's own head is to draft."""
+    if draft or speculation not in {"mtp", "auto"}:
         return None
     return "mtp" if speculation == "mtp" else "auto"
 
@@ -62,8 +61,6 @@ def pair(loaded: LoadedModel, draft: LoadedModel) -> LoadedModel:
         raise _refused(loaded.path, "it writes no texts, and nothing can be drafted")
     if isinstance(draft.module, Embedder):
         raise _refused(draft.path, "it writes no texts, and cannot draft any")
-    if loaded.rank:
-        raise _refused(loaded.path, "it is split over devices, and no other model drafts for it")
     if draft.module.states or draft.module.prompt_rule:
         raise _refused(draft.path, "it keeps more of a text than keys and values, and so it cannot draft")
     if not draft.module.runs_rows_alone or any(s.is_text for s in draft.module.layers.values()):
@@ -93,19 +90,31 @@ def draft_needs(draft: LoadedModel | None) -> DraftNeeds:
     return DraftNeeds(token_bytes, estimate.activations, estimate.cache + estimate.activations)
 
 
-def _decoder(draft: LoadedModel) -> AnyDecoder:
-    assert not isinstance(draft.module, Embedder)
-    return draft.module
+def _decoder(loaded: LoadedModel) -> AnyDecoder:
+    assert not isinstance(loaded.module, Embedder)
+    return loaded.module
 
 
-def drafted_runner(
+def guessing_runner(
+    runner: ModelRunner, loaded: LoadedModel, kernel: Kernel | None, capture: Capture | None
+) -> ModelRunner | GuessingRunner:
+    """Return what runs a model's steps and lets its head or its draft model guess, if it has one."""
+    decoder = _decoder(loaded)
+    if loaded.head:
+        kind = RankHeadRunner if loaded.rank else HeadRunner
+        return kind(runner, loaded.head, vocab_size=min(decoder.vocab_size, decoder.num_embeddings))
+    if loaded.draft:
+        return _drafted_runner(runner, decoder, loaded.draft, kernel, capture)
+    return runner
+
+
+def _drafted_runner(
     runner: ModelRunner,
     decoder: AnyDecoder,
     draft: LoadedModel,
     kernel: Kernel | None,
     capture: Capture | None,
 ) -> DraftedRunner:
-    """Return what runs a model's steps and has the other one draft."""
     small = _decoder(draft)
     shape = replace(runner.shape, num_snapshots=0, num_host_pages=0, num_host_snapshots=0)
     found, size = select_kernel(kernel, small.layers, small.dtype, small.device, None)

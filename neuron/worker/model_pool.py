@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from neuron.device.cuda_graphs import Capture, CudaGraphCapture
+from neuron.device.draft_model import DraftedRunner
 from neuron.device.embedding_runner import EmbeddingRunner
-from neuron.device.head_runner import HeadRunner
 from neuron.device.kv_cache import bytes_per_token
 from neuron.device.memory import (
     MIB,
@@ -55,12 +55,12 @@ from neuron.models.weights import MAX_IMAGE_PIXELS, LoadOptions, OnProgress
 from neuron.pipe import GroupRank
 from neuron.step import CacheShape, PoisonedError, PromptRule
 from neuron.worker.cache_counts import check_coding, count_host, count_states, kv_bytes
-from neuron.worker.draft_pair import check_vocabulary, draft_needs, drafted_runner, head_wish, pair
+from neuron.worker.draft_pair import check_vocabulary, draft_needs, guessing_runner, head_wish, pair
 from neuron.worker.host_cache import HostCache
 from neuron.worker.loaded_model import LoadedModel, ModelOrigin
 from neuron.worker.rank_link import RankLink, joining
 from neuron.worker.resident_adapters import ResidentAdapter, ResidentAdapters
-from neuron.worker.resident_model import ResidentModel, StepRunner
+from neuron.worker.resident_model import ResidentModel
 from neuron.worker.whole_files import mapped_files, whole_files
 
 log = logging.getLogger("neuron.worker")
@@ -210,7 +210,7 @@ class ModelPool:
         if link:
             on_progress = link.checking(on_progress)
         rank = link.rank if link else None
-        wish = head_wish(path, speculation, draft, rank)
+        wish = head_wish(speculation, draft)
         origin = ModelOrigin(path, quant, coding, rank, draft, wish)
         loaded = self._wake(model, origin)
         if loaded is None:
@@ -330,19 +330,13 @@ class ModelPool:
         told = {"kv_dtype": kv_dtype, "context": shape.context, "pages": shape.num_pages}
         log.info("model loaded", extra={"model": model} | told)
         least = estimate.cache + estimate.activations + (3 if drafts else 2) * bytes_per_slot(decoder.states)
-        steps: StepRunner = runner
-        num_bytes = loaded.num_bytes + runner.num_bytes
-        if loaded.head:
-            vocab_size = min(decoder.vocab_size, decoder.num_embeddings)
-            steps = HeadRunner(runner, loaded.head, vocab_size=vocab_size)
-        elif loaded.draft:
-            steps = drafted = drafted_runner(runner, decoder, loaded.draft, self._kernel, self._capture())
-            num_bytes += drafted.draft_bytes
+        steps = guessing_runner(runner, loaded, self._kernel, self._capture())
+        draft_bytes = steps.draft_bytes if isinstance(steps, DraftedRunner) else 0
         return ResidentModel(
             loaded,
             scheduler,
-            link.runner(runner, decoder) if link and isinstance(decoder, RankDecoder) else steps,
-            num_bytes=num_bytes,
+            link.runner(steps, decoder) if link and isinstance(decoder, RankDecoder) else steps,
+            num_bytes=loaded.num_bytes + runner.num_bytes + draft_bytes,
             needed_bytes=loaded.num_bytes + least + needs.least,
             kv_dtype=kv_dtype,
             state_bytes=runner.state_bytes,

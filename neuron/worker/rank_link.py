@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from neuron.device.collective import (
     Collective,
@@ -26,6 +26,7 @@ from neuron.device.collective import (
     tell_plan,
     use_collective,
 )
+from neuron.device.guessing import GuessingRunner
 from neuron.device.model_runner import ModelRunner
 from neuron.device.startup import Device
 from neuron.models.checkpoint import ModelLoadError
@@ -117,9 +118,14 @@ class RankLink:
 
     # --- steps ----------------------------------------------------------------------------------------
 
-    def runner(self, runner: ModelRunner, decoder: RankDecoder) -> LeadingRunner | FollowingRunner:
+    def runner(
+        self, runner: ModelRunner | GuessingRunner, decoder: RankDecoder
+    ) -> LeadingRunner | FollowingRunner:
         """Return what runs the group's plans on this rank."""
-        return (LeadingRunner if self.is_first else FollowingRunner)(runner, decoder, self)
+        if self.is_first:
+            return LeadingRunner(runner, decoder, self)
+        assert isinstance(runner, RankRunner)
+        return FollowingRunner(runner, decoder, self)
 
     def tell(self, plan: StepPlan, num_candidates: int) -> None:
         """Tell the others a plan."""
@@ -205,10 +211,19 @@ def _open(place: GroupRank) -> SharedSegment:
         raise ModelLoadError("group_failed", f"the group is gone: {error}") from error
 
 
+@runtime_checkable
+class RankRunner(Protocol):
+    """What computes the part of a rank that samples nothing."""
+
+    shape: CacheShape
+
+    def follow(self, plan: StepPlan) -> None: ...
+
+
 class LeadingRunner:
     """Runs the plans of the group's scheduler, on rank 0."""
 
-    def __init__(self, runner: ModelRunner, decoder: RankDecoder, link: RankLink) -> None:
+    def __init__(self, runner: ModelRunner | GuessingRunner, decoder: RankDecoder, link: RankLink) -> None:
         self.shape = runner.shape
         self._runner = runner
         self._decoder = decoder
@@ -226,7 +241,7 @@ class LeadingRunner:
 class FollowingRunner:
     """Runs the plans that rank 0 tells, on another rank."""
 
-    def __init__(self, runner: ModelRunner, decoder: RankDecoder, link: RankLink) -> None:
+    def __init__(self, runner: RankRunner, decoder: RankDecoder, link: RankLink) -> None:
         self.shape = runner.shape
         self._runner = runner
         self._decoder = decoder

@@ -33,6 +33,8 @@ class _Chunk(msgspec.Struct, frozen=True, array_like=True):
     snapshot: int | None
     num_checks: int  # how many of the tokens are drafts
     rewinds: bool
+    num_guesses: int
+    is_followed: bool
 
 
 class _Joined(msgspec.Struct, frozen=True, array_like=True):
@@ -67,6 +69,8 @@ class RankPlan(msgspec.Struct, frozen=True, array_like=True):
                     snapshot=chunk.snapshot,
                     checks=(_DRAW,) * chunk.num_checks,
                     rewinds=chunk.rewinds,
+                    num_guesses=chunk.num_guesses,
+                    is_followed=chunk.is_followed,
                 )
                 for chunk in self.chunks
             ),
@@ -113,6 +117,8 @@ def _told(chunk: Chunk) -> _Chunk:
         chunk.snapshot,
         len(chunk.checks),
         chunk.rewinds,
+        chunk.num_guesses,
+        chunk.is_followed,
     )
 
 

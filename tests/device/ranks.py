@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 
 from neuron.device.model_runner import ModelRunner
+from neuron.device.rank_head_runner import RankHeadRunner
 from neuron.engine.drafter import DraftSource
 from neuron.models.architecture import decoder_class
 from neuron.models.decoder import load_decoder, model_dtype
 from neuron.models.in_situ.checkpoint import in_situ
+from neuron.models.multi_token import HeadWish, choose_head
 from neuron.models.reading import read_checkpoint
 from neuron.models.tensor_parallel.checkpoint import split_checkpoint
 from neuron.models.tensor_parallel.rank import RankDecoder
@@ -38,9 +40,10 @@ def part(
     quant: str | None = None,
     *,
     device: torch.device = CPU,
+    wish: HeadWish = None,
 ) -> RankDecoder:
     """One rank's part of the model in a directory."""
-    whole = read_checkpoint(path)
+    whole = choose_head(read_checkpoint(path), wish)
     checkpoint, of_rank = split_checkpoint(whole, Rank(index, size), quant)
     if quant:
         checkpoint = in_situ(checkpoint, quant, decoder_class)
@@ -85,16 +88,14 @@ def in_threads(calls: list[Callable[[], object]]) -> list[object]:
     return results
 
 
-class _AllRanks:
+class AllRanks:
     """A runner that runs each plan on every rank."""
 
     def __init__(
-        self, parts: list[RankDecoder], made: list[RankLink], shape: CacheShape, *, drafts: bool
+        self, first: LeadingRunner, others: Sequence[FollowingRunner], made: Sequence[RankLink]
     ) -> None:
-        runners = [ModelRunner(each, each.layers, shape, states=each.states, drafts=drafts) for each in parts]
-        pairs = list(zip(runners, parts, made, strict=True))
-        self._first = LeadingRunner(*pairs[0])
-        self._others = [(FollowingRunner(*pair), pair[2]) for pair in pairs[1:]]
+        self._first = first
+        self._others = [*zip(others, made[1:], strict=True)]
 
     def run(self, plan: StepPlan) -> StepResult:
         first, *others = in_threads([lambda: self._first.run(plan), *map(_following, self._others)])
@@ -103,6 +104,17 @@ class _AllRanks:
                 raise outcome
         assert isinstance(first, StepResult)
         return first
+
+
+def _runners(parts: list[RankDecoder], made: list[RankLink], shape: CacheShape, *, drafts: bool) -> AllRanks:
+    runners = [ModelRunner(each, each.layers, shape, states=each.states, drafts=drafts) for each in parts]
+    steps = [_with_head(runner, each) for runner, each in zip(runners, parts, strict=True)]
+    pairs = [*zip(steps, parts, made, strict=True)]
+    return AllRanks(LeadingRunner(*pairs[0]), [FollowingRunner(*pair) for pair in pairs[1:]], made)
+
+
+def _with_head(runner: ModelRunner, part: RankDecoder) -> ModelRunner | RankHeadRunner:
+    return RankHeadRunner(runner, part.head, vocab_size=part.vocab_size) if part.head else runner
 
 
 def _following(pair: tuple[FollowingRunner, RankLink]) -> Callable[[], None]:
@@ -126,5 +138,5 @@ def group(
 ) -> Serving:
     """A scheduler before all ranks."""
     serving = Serving(parts[0], shape, drafts=drafts)
-    serving.runner = _AllRanks(parts, made, shape, drafts=drafts is not None)  # type: ignore[assignment]
+    serving.runner = _runners(parts, made, shape, drafts=drafts is not None)  # type: ignore[assignment]
     return serving

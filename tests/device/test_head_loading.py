@@ -16,7 +16,6 @@ from torch import Tensor
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.multi_token import choose_head, find_head, with_head
 from neuron.models.reading import read_checkpoint
-from neuron.models.tensor_parallel.sizes import Rank
 from neuron.worker.draft_pair import head_wish
 from neuron.worker.model_pool import ModelPool, WorkerSettings
 from tests.device.heads import LAYERS, save_with_head
@@ -143,12 +142,10 @@ def test_a_model_without_a_head_has_none_to_draft_with(pool: ModelPool, tmp_path
         pool.unload("m")
 
 
-def test_a_head_drafts_on_one_device_alone(path: Path):
+def test_a_draft_model_takes_the_place_of_a_head(path: Path):
     for wish in ("mtp", "auto", "ngram"):
-        assert head_wish(path, wish, path, None) is None
-    assert head_wish(path, "auto", None, Rank(0, 2)) is None
-    with pytest.raises(ModelLoadError, match="split over devices, and no multi-token head"):
-        head_wish(path, "mtp", None, Rank(0, 2))
+        assert head_wish(wish, path) is None
+    assert [head_wish(wish, None) for wish in ("mtp", "auto", "ngram")] == ["mtp", "auto", None]
 
 
 def test_a_configuration_that_counts_no_head_has_none(tmp_path: Path):

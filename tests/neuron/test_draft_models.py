@@ -20,6 +20,15 @@ async def test_a_draft_model_is_loaded_with_the_model(model_dir: Path, tmp_path:
         assert (await neuron.models())["m"]["memory_parts"] == {}
 
 
+async def test_the_first_rank_of_a_group_loads_the_draft_model(model_dir: Path, tmp_path: Path):
+    small = write_model(tmp_path / "small")
+    async with neuron_with(config(), devices=2) as neuron:
+        loaded = await neuron.load(model_dir, tensor_parallel=2, speculation=str(small))
+        assert loaded.status_code == 200
+        assert (await neuron.models())["m"]["memory_parts"] == {"weights": 50, "draft": 10}
+        assert (await neuron.chat("echo hi")).status_code == 200
+
+
 async def test_what_drafts_nothing_is_refused(model_dir: Path, tmp_path: Path):
     adapter = adapter_at(tmp_path / "tuned")
     async with neuron_with(config()) as neuron:

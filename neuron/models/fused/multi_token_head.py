@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from neuron.device import row_steps
+from neuron.device.collective import largest_of_ranks, sums_are_recorded
 from neuron.models.fused.layer_kind import ModelFacts, Residual, Step
 from neuron.models.fused.norm import NormBuilder, RmsNorm
 from neuron.models.fused.rotation import Rotary
@@ -56,6 +57,7 @@ class MultiTokenHead:
         self._look_up = look_up  # the same in C alone
         self._rotary = rotary
         self._lm_head = lm_head
+        self.first_token = 0  # of those that logits are of; of a rank, its part's
 
     def new_states(self, count: int) -> Tensor:
         """Return room for hidden states, (count, hidden)."""
@@ -72,7 +74,9 @@ class MultiTokenHead:
     def is_recordable(self) -> bool:
         norms = self._embedding_norm, self._hidden_norm, self._last_norm
         in_floats = all(norm.dtype is torch.float32 and norm.weight.ndim == 1 for norm in norms)
-        return in_floats and all(part.is_recordable for part in self._parts)
+        adds_up = any(part.is_split for part in self._parts)
+        is_summed = sums_are_recorded() or not adds_up
+        return in_floats and is_summed and all(part.is_recordable for part in self._parts)
 
     @property
     def embeds(self) -> bool:
@@ -108,3 +112,7 @@ class MultiTokenHead:
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits after states of its own."""
         return self._lm_head(states).float()
+
+    def largest(self, logits: Tensor, vocab_size: int) -> list[int]:
+        """Return the likeliest token of each row, of all ranks' together."""
+        return largest_of_ranks(logits[:, : vocab_size - self.first_token], self.first_token)

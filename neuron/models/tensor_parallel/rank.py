@@ -12,9 +12,10 @@ from torch.nn.functional import silu
 
 from neuron.device.collective import gather_ranks, mean_of_ranks, sum_ranks, sums_are_recorded
 from neuron.device.kv_cache import KVShape
-from neuron.device.model import DecoderModel, ImageEmbeddings, RecordableModel
+from neuron.device.model import DecoderModel, HeadedModel, ImageEmbeddings, RecordableModel, hidden_states
 from neuron.device.state_pool import StateName, StateShape
 from neuron.models.adapters.bank import AdapterBank
+from neuron.models.fused.multi_token_head import MultiTokenHead
 from neuron.models.fused.norm import OF_ALL_RANKS
 from neuron.models.tensor_parallel.checkpoint import RankPart
 from neuron.models.tensor_parallel.sizes import Rank
@@ -58,6 +59,15 @@ def _norm_together(module: Any, x: Tensor, gate: Tensor | None = None) -> Tensor
     return weight * (values * torch.rsqrt(mean + module.variance_epsilon)).to(x.dtype)
 
 
+def _head_of(decoder: Any, first_token: int) -> MultiTokenHead | None:
+    """Return a rank's part of a head, whose logits begin with those of `first_token`."""
+    head = decoder.head if isinstance(decoder, HeadedModel) else None
+    if not isinstance(head, MultiTokenHead):
+        return None
+    head.first_token = first_token
+    return head
+
+
 class RankDecoder:
     """A `neuron.device.model.DecoderModel` of all ranks together, on one of them.
 
@@ -83,6 +93,7 @@ class RankDecoder:
         self.dtype = decoder.dtype
         self.device = decoder.device
         self.adapters: AdapterBank | None = decoder.adapters  # each rank has its part of them
+        self.head = _head_of(decoder, part.rank.bounds(vocab_size)[0])
         self.num_candidates = 0  # of each row that the next step's sampler may draw from; 0: all
 
     def __call__(
@@ -93,6 +104,11 @@ class RankDecoder:
         image_embeddings: ImageEmbeddings = (),
     ) -> Tensor:
         return self.finish(self._part(tokens, positions, logits_indices, image_embeddings))
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """The states of the rows that ran last, the same on each rank; None without a head."""
+        return hidden_states(self._part)
 
     @property
     def is_recordable(self) -> bool:
