@@ -188,6 +188,20 @@ class TemplateSettings(SandboxSettings):
     max_messages: PositiveInt = Field(10_000, description="Of one chat")
 
 
+class VideoSettings(SandboxSettings):
+    """The processes in which video files are read, likewise, and how much of each."""
+
+    processes: PositiveInt = Field(1, description="Files at a time")
+    cpu_s: PositiveInt = Field(20, description="CPU time of one file; one that needs more is a 400")
+    memory_mb: PositiveInt = Field(1024, description="Memory of one file; one that needs more is a 400")
+    wall_s: PositiveFloat = Field(
+        60.0, description="A file that is not read for this long, on a busy machine, is a 503"
+    )
+    max_waiting: PositiveInt = Field(16, description="Files in the queue; more are refused with 503")
+    max_frames: PositiveInt = Field(64, description="Of one video; a longer file gives fewer of each second")
+    max_pixels: PositiveInt = Field(4096 * 2304, description="Of a frame of a file")
+
+
 EngineName = Literal["vllm", "sglang", "llama-server"]
 
 
@@ -250,7 +264,7 @@ class NeuronConfig(Settings, TlsFiles, Http2Settings):
     max_held_bytes: PositiveInt = Field(256 * MIB, description="Of all requests until they are answered")
     head_timeout_s: PositiveFloat = Field(20.0, description="For the head of a request to arrive")
     body_timeout_s: PositiveFloat = Field(300.0, description="For the body of a request to arrive")
-    max_images: PositiveInt = Field(64, description="Images that one request may have")
+    max_images: PositiveInt = Field(64, description="Images and videos that one request may have")
     stop_grace_s: PositiveFloat = Field(
         10.0, description="The time that running answers have to end when neuron stops"
     )
@@ -267,6 +281,7 @@ class NeuronConfig(Settings, TlsFiles, Http2Settings):
     stream: StreamSettings = StreamSettings()
     sandbox: SandboxSettings = SandboxSettings()
     templates: TemplateSettings = TemplateSettings()
+    videos: VideoSettings = VideoSettings()
     engines: dict[EngineName, ManagedEngineSettings] = {}
     join: MembershipSettings = MembershipSettings()
     tracing: TracingSettings = TracingSettings()

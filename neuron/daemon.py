@@ -26,6 +26,7 @@ from neuron.supervisor.device_worker import rss_mb
 from neuron.supervisor.torch_harness import TorchHarness
 from neuron.templates import Templates
 from neuron.transfers import TRANSFERS
+from neuron.videos import Videos
 from neuron.wire import ApiError, DeviceHealth, Discovery, Health, ModelSpec, NodeState
 
 log = logging.getLogger("neuron")
@@ -62,6 +63,7 @@ class Daemon:
             keepalive_s=config.stream.keepalive_s,
         )
         self.templates = Templates(config.templates)
+        self.videos = Videos(config.videos)
         context = HarnessContext(config, url, host.devices, self.events.changed, self.templates, host)
         makers = [TorchHarness, *installed(config)] if harnesses is None else harnesses
         self.registry = Registry([make(context) for make in makers])
@@ -88,6 +90,7 @@ class Daemon:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self.sandbox.close()
             await self.templates.close()
+            await self.videos.close()
 
     async def _run_registry(self) -> None:
         try:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from neuron.config import NeuronConfig
 from neuron.generation import Generation
-from neuron.pipe import ImagesProcessed, ImageToken, Submit
+from neuron.pipe import ImagesProcessed, ImageToken, Submit, VideoFile
 from neuron.templates import Templates
 from neuron.text.model_text import ModelText
 from neuron.wire import DeviceHealth, DeviceInfo, Leave, ModelInfo, ModelLoad, ModelSpec
@@ -54,12 +54,17 @@ class LocalModel(Protocol):
         ...
 
     @property
-    def max_images(self) -> int:
-        """The most images that one request may have."""
+    def video_token(self) -> ImageToken | None:
+        """How its prompts show videos; None when it reads their frames as images, or text only."""
         ...
 
-    async def process_images(self, files: list[bytes]) -> ImagesProcessed:
-        """How the prompt is to show these images. Raises `ApiError`."""
+    @property
+    def max_images(self) -> int:
+        """The most images and videos that one request may have."""
+        ...
+
+    async def process_images(self, files: list[bytes | VideoFile]) -> ImagesProcessed:
+        """How the prompt is to show these images and videos. Raises `ApiError`."""
         ...
 
     async def embed(

@@ -133,12 +133,22 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     ] = []  # of pairs: where the second text of each begins; empty where a class sees one text
 
 
+class VideoFile(msgspec.Struct, frozen=True):
+    """A video as image files, one for each of its frames."""
+
+    frames: list[bytes]
+    fps: float  # frames per second of what they show
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames))
+
+
 class ProcessImages(msgspec.Struct, frozen=True, tag=True):
-    """Process image files for a later `Submit`. Answered by `ImagesProcessed` or `Refused`, at any time."""
+    """Process images and videos for a later `Submit`. Answered by `ImagesProcessed` or `Refused`, anytime."""
 
     id: int
     model: str
-    images: list[bytes]
+    images: list[bytes | VideoFile]
 
 
 class ResetCache(msgspec.Struct, frozen=True, tag=True):
@@ -204,6 +214,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     was_asleep: bool = False
     ranks: bool = False  # whether its vectors are scores of pairs
     memory_parts: dict[str, int] = {}  # MiB of `memory_mb`, by what it is for
+    video_token: ImageToken | None = None  # of a model whose prompts show videos, too
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

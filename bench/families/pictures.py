@@ -26,6 +26,7 @@ class TinyProcessor:
 
     def __init__(self, model: Any, image_token_id: int) -> None:
         self.token = ImageToken("<image>", image_token_id, "<image>")
+        self.video_token = None
         base = model.base_model if hasattr(model.base_model, "get_image_features") else model
         self._forms = dict(_forms(model.config, _arguments(base)))
         self.form, self.count = _fitting(base, self._forms)

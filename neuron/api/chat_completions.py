@@ -41,7 +41,7 @@ def router(daemon: Daemon) -> Router:
         model = find_model(daemon.registry, request, body.model)
         principal = caller(request).principal
         checks = Checks(daemon.verdicts, principal)
-        renderer = ChatRenderer(daemon.templates, principal)
+        renderer = ChatRenderer(daemon.templates, daemon.videos, principal)
         choices, headers = await _choices(request, body, model, checks, renderer)
         start_choices([choices])
         answer_id = f"chatcmpl-{request_id(request)}"

@@ -64,7 +64,7 @@ async def _count_chat(daemon: Daemon, request: HttpRequest) -> dict[str, Any]:
     body = chat.decode(request.body)
     model = find_model(daemon.registry, request, body.model)
     require_capability(model, "chat")
-    renderer = ChatRenderer(daemon.templates, caller(request).principal)
+    renderer = ChatRenderer(daemon.templates, daemon.videos, caller(request).principal)
     prompt = await chat_prompt(body, model, tool_definitions(body, model), renderer)
     return {"model": model.id, "count": len(prompt.tokens), "context": model.context}
 

@@ -31,7 +31,8 @@ class ImagePositions:
         found = self._encoder.positions(joined.prompt, joined.images) if joined.images else None
         if found is not None:
             self._prompts[joined.slot] = found
-            self._shifts[joined.slot] = int(found.max()) + 1 - len(joined.prompt)
+            # The times of a video may go beyond what follows it.
+            self._shifts[joined.slot] = int(found[:, -1].max()) + 1 - len(joined.prompt)
 
     def shifts_any(self, plan: StepPlan) -> bool:
         """Return whether some tokens of a step have other positions than their places."""

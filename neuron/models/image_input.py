@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from neuron.pipe import ImagePlaceholder, ImageToken
+from neuron.pipe import ImagePlaceholder, ImageToken, VideoFile
 
 
 class UnreadableImageError(Exception):
@@ -36,8 +36,13 @@ class ImageProcessor(Protocol):
 
     token: ImageToken
 
-    def process(self, data: bytes) -> Pixels:
-        """Return the pixels of an image file; follow with `keep`.
+    @property
+    def video_token(self) -> ImageToken | None:
+        """How prompts show videos; None where they show images alone."""
+        ...
+
+    def process(self, data: bytes | VideoFile) -> Pixels:
+        """Return the pixels of an image file or a video; follow with `keep`.
 
         Raises UnreadableImageError, and PixelCacheFullError while requests hold too many images.
         """

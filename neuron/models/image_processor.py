@@ -22,8 +22,10 @@ from neuron.models import private
 from neuron.models.checkpoint import CONFIG, PROCESSOR_FILES, ModelLoadError, model_broken
 from neuron.models.image_input import Pixels, UnreadableImageError
 from neuron.models.pixel_cache import PixelCache
-from neuron.pipe import ImagePlaceholder, ImageToken
+from neuron.models.video_frames import find_video_frames
+from neuron.pipe import ImagePlaceholder, ImageToken, VideoFile
 
+_CAST = {"pixel_values_videos"}  # to the encoder's type, of a video's tensors
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _NESTED = {
     "granite_docling",
@@ -54,17 +56,31 @@ class TransformersImageProcessor:
         self._inputs = inputs
         self._dtype = dtype
         self._max_pixels = max_pixels
+        self._videos = find_video_frames(path, config, self._processor)
         self._cache = PixelCache()
 
-    def process(self, data: bytes) -> Pixels:
-        digest = blake2b(data, digest_size=16).digest()
+    @property
+    def video_token(self) -> ImageToken | None:
+        return self._videos.token if self._videos else None
+
+    def process(self, data: bytes | VideoFile) -> Pixels:
+        digest = _digest(data)
         if found := self._cache.find(digest):
             return found
         self._cache.make_room()
-        text, tensors = self.prepare(_read_image(data, self._max_pixels))
-        pixels = Pixels(ImagePlaceholder(digest, text, self.count_placeholders(text)), tensors)
+        if isinstance(data, VideoFile):
+            pixels = self._process_video(data, digest)
+        else:
+            text, tensors = self.prepare(_read_image(data, self._max_pixels))
+            pixels = Pixels(ImagePlaceholder(digest, text, self.count_placeholders(text)), tensors)
         self._cache.add(pixels)
         return pixels
+
+    def _process_video(self, video: VideoFile, digest: bytes) -> Pixels:
+        assert self._videos
+        text, tensors = self._videos.prepare(_read_frames(video, self._max_pixels), video.fps)
+        cast = {name: self._cast(tensor) if name in _CAST else tensor for name, tensor in tensors.items()}
+        return Pixels(ImagePlaceholder(digest, text, text.count(self._videos.token.placeholder)), cast)
 
     def keep(self, images: Sequence[Pixels]) -> None:
         self._cache.keep(images)
@@ -108,19 +124,18 @@ def _read_processor(path: Path) -> Any:
             raise model_broken(file, f"its image processor cannot be read: {error}") from error
     try:
         processor = AutoProcessor.from_pretrained(str(path), backend="pil", local_files_only=True)
-    except ImportError as error:
-        processor = _without_video(path, error)
     except Exception as error:
-        raise ModelLoadError(
-            "model_unsupported", f"{path}: its image processor cannot be read: {error}"
-        ) from error
+        if not isinstance(error, ImportError) and "video processor class" not in str(error):
+            cause = f"{path}: its image processor cannot be read: {error}"
+            raise ModelLoadError("model_unsupported", cause) from error
+        processor = _without_video(path, error)
     if not hasattr(processor, "replace_image_token") or not hasattr(processor, "image_processor"):
         cause = f"transformers has no processor for its images but {type(processor).__name__}"
         raise ModelLoadError("model_unsupported", f"{path}: {cause}")
     return processor
 
 
-def _without_video(path: Path, cause: ImportError) -> Any:
+def _without_video(path: Path, cause: Exception) -> Any:
     """Return the processor of a directory that has another for videos, which needs torchvision.
 
     Raises ModelLoadError for a processor that needs more than is installed for images, too.
@@ -148,7 +163,7 @@ def _without_video(path: Path, cause: ImportError) -> Any:
         raise ModelLoadError("model_unsupported", reason) from error
 
 
-def _needing(path: Path, error: ImportError) -> ModelLoadError:
+def _needing(path: Path, error: Exception) -> ModelLoadError:
     """Return the error for a processor that needs a package, and how to get it."""
     lines = str(error).strip().splitlines() or [""]
     cause, cure = lines[0], "install it"
@@ -156,6 +171,26 @@ def _needing(path: Path, error: ImportError) -> ModelLoadError:
         cause, cure = "it needs torchvision", "install the extra `vision`, of the version that fits torch"
     message = f"{path}: its image processor cannot be read: {cause}; {cure}"
     return ModelLoadError("model_unsupported", message)
+
+
+def _digest(data: bytes | VideoFile) -> bytes:
+    if isinstance(data, bytes):
+        return blake2b(data, digest_size=16).digest()
+    whole = blake2b(repr(data.fps).encode(), digest_size=16)
+    for frame in data.frames:
+        whole.update(blake2b(frame, digest_size=16).digest())
+    return whole.digest()
+
+
+def _read_frames(video: VideoFile, max_pixels: int) -> list[Image.Image]:
+    """Return the frames of a video. Raises UnreadableImageError."""
+    frames = []
+    for number, frame in enumerate(video.frames, 1):
+        try:
+            frames.append(_read_image(frame, max_pixels))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"frame {number}: {error}") from error
+    return frames
 
 
 def _read_image(data: bytes, max_pixels: int) -> Image.Image:

@@ -21,7 +21,7 @@ from neuron.models.image_input import Pixels
 from neuron.step import PromptImage
 
 _TYPES = ("mm_token_type_ids", "moe_mm_token_type_ids")  # arguments that tell images from text
-_IMAGE_TYPE = 1
+_IMAGE_TYPE, _VIDEO_TYPE = 1, 2
 _VARIADIC = {"args", "kwargs", "self"}
 
 
@@ -46,6 +46,9 @@ class VisionTower:
     def encode(self, tensors: Mapping[str, Tensor]) -> EncodedImage:
         """Return what the placeholders of one image show, for tensors on any device."""
         moved = {name: tensor.to(self._model.device) for name, tensor in tensors.items()}
+        if "pixel_values_videos" in moved:
+            videos, grid = moved["pixel_values_videos"], moved["video_grid_thw"]
+            return EncodedImage.of(self._base.get_video_features(videos, grid, return_dict=True))
         taken = {name: tensor for name, tensor in moved.items() if name in self._encoded}
         return EncodedImage.of(self._base.get_image_features(**taken, return_dict=True))
 
@@ -56,16 +59,17 @@ class VisionTower:
         device = self._model.device
         shown = torch.zeros(len(tokens), dtype=torch.int64, device=device)
         for image in images:
-            shown[list(image.positions)] = _IMAGE_TYPE
+            is_video = "video_grid_thw" in image.pixels.tensors
+            shown[list(image.positions)] = _VIDEO_TYPE if is_video else _IMAGE_TYPE
         ids, types, is_added = self._apart(torch.tensor(tokens, device=device), shown, images)
         told: dict[str, Any] = {"input_ids": ids[None], "mm_token_type_ids": types[None]}
         told["attention_mask"] = torch.ones_like(ids[None])
         names = self._located - told.keys()
         tensors = [image.pixels.tensors for image in images]
         told |= {
-            name: torch.cat([found[name] for found in tensors]).to(device)
+            name: torch.cat(parts).to(device)
             for name in names
-            if all(name in found for found in tensors)
+            if (parts := [found[name] for found in tensors if name in found])
         }
         found, _ = self._rope_index(**{name: told[name] for name in told if name in self._located})
         positions: Tensor = (found[:, 0] - is_added.cumsum(0))[:, ~is_added]
@@ -97,6 +101,7 @@ class VisionTower:
         shown = [features for _, features in images if isinstance(features, EncodedImage)]
         told: dict[str, Any] = {}
         if "mm_encoder_outputs" in self._taken:
+            tokens = tokens.index_fill(0, rows, self._image_token_id)  # frames of a video are shown alike
             # The class looks for placeholders itself: one that shows nothing shows its own embedding.
             places = (tokens == self._image_token_id).nonzero()[:, 0]
             if len(places) != len(rows):

@@ -291,8 +291,8 @@ class DeviceWorker:
         answer: pipe.Embedded = await self._ask(model, question)
         return answer.vectors
 
-    async def process_images(self, model: str, files: list[bytes]) -> pipe.ImagesProcessed:
-        """How the prompt is to show these images. Raises `ApiError`."""
+    async def process_images(self, model: str, files: list[bytes | pipe.VideoFile]) -> pipe.ImagesProcessed:
+        """How the prompt is to show these images and videos. Raises `ApiError`."""
         question = pipe.ProcessImages(pipe.next_id(), model, files)
         answer: pipe.ImagesProcessed = await self._ask(model, question)
         return answer

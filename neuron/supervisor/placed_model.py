@@ -36,9 +36,10 @@ class TorchModel:
     capabilities: set[str]
     dimensions: int | None = None
     image_token: pipe.ImageToken | None = None
+    video_token: pipe.ImageToken | None = None
     max_images: int = 0
 
-    async def process_images(self, files: list[bytes]) -> pipe.ImagesProcessed:
+    async def process_images(self, files: list[bytes | pipe.VideoFile]) -> pipe.ImagesProcessed:
         return await self.worker.process_images(self.id, files)
 
     async def embed(
@@ -227,6 +228,7 @@ class PlacedModel:
             set(self.capabilities),
             dimensions=self.loaded.dimensions,
             image_token=self.loaded.image_token,
+            video_token=self.loaded.video_token,
             max_images=config.max_images,
         )
 

@@ -93,11 +93,12 @@ def prompt_images(message: Submit | Embed, processor: ImageProcessor | None) -> 
     images: list[PromptImage] = []
     if processor is None or not isinstance(message, Submit):
         return images
+    placeholders = {token.id for token in (processor.token, processor.video_token) if token}
     for shown in message.images:
         pixels = processor.find(shown.digest)
         if pixels is None:
             return None
         inside = range(shown.start, shown.end)
-        positions = tuple(at for at in inside if message.tokens[at] == processor.token.id)
+        positions = tuple(at for at in inside if message.tokens[at] in placeholders)
         images.append(PromptImage(positions, shown.digest, pixels))
     return images

@@ -42,6 +42,7 @@ class ResidentAdapter:
             format=base.loaded.stored[0],
             bits_per_weight=base.loaded.stored[1],
             kv_dtype=base.kv_dtype,
+            video_token=processor.video_token if processor else None,
         )
 
     def end_all(self, code: str, message: str, retry_after_s: int) -> list[Refused]:

@@ -139,6 +139,7 @@ class ResidentModel:
             was_asleep,
             ranks=getattr(self.runner, "ranks", False),
             memory_parts=self.memory_parts,
+            video_token=processor.video_token if processor else None,
         )
 
     @property

@@ -210,6 +210,17 @@ async def test_a_picture_reaches_a_model_that_sees(house, path, body):
     assert message["content"][0]["image_url"]["url"] == PICTURE
 
 
+async def test_a_video_needs_a_model_that_sees_and_reaches_it_as_it_is(house):
+    part = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}, "fps": 1}
+    body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    refused = await house.client.post("/v1/chat/completions", json=body)
+    assert refused.status_code == 400
+    assert "'m' does not do vision" in refused.json()["error"]["message"]
+    await give_sight(house)
+    assert (await house.client.post("/v1/chat/completions", json=body)).status_code == 200
+    assert house.node.requests[0].json["messages"] == body["messages"]
+
+
 # --- the system prompt belongs to the application ---
 
 

@@ -138,10 +138,10 @@ async def test_texts_without_images_go_through_the_same_template(seeing: Neuron)
             "does not read input_audio",
         ),
         (
-            chat({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}),
+            chat({"type": "video", "video": ["data:image/png;base64,AAAA"]}),
             "unsupported_parameter",
             "messages[0].content[0]",
-            "send its frames, each as an image_url",
+            "does not read video; send a video_url",
         ),
         (
             {"model": "m", "messages": [{"role": "system", "content": [url(picture(1))]}]},

@@ -1,9 +1,9 @@
-"""Images in a chat body: whether it has any, whether they are admitted, and fetching those at an address."""
+"""Images in a chat body: whether it has any, or videos, whether they are admitted, and fetching them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -33,24 +33,33 @@ class _Body(msgspec.Struct):
     messages: list[_Message] = []
 
 
+_SHOWN = ("image_url", "video_url")
 _bodies = msgspec.json.Decoder(_Body)
 
 
 def needed_capability(body: bytes) -> str:
-    """`vision` when a chat body has images, else `chat`. The node refuses a body of another shape."""
+    """`vision` when a chat body has images or videos, else `chat`.
+
+    The node refuses a body of another shape.
+    """
     # `in` would take a number first, and make and drop an exception
-    return "vision" if body.find(b'"image_url"') >= 0 and any(_urls(body)) else "chat"
+    return "vision" if body.find(b'_url"') >= 0 and any(_parts(body, _SHOWN)) else "chat"
 
 
 def _urls(body: bytes) -> Iterator[str]:
+    for part in _parts(body, ("image_url",)):
+        yield part.image_url.url if isinstance(part.image_url, _Url) else part.image_url or ""
+
+
+def _parts(body: bytes, kinds: Collection[str]) -> Iterator[_Part]:
     try:
         messages = _bodies.decode(body).messages
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     for message in messages:
         for part in message.content if isinstance(message.content, list) else ():
-            if part.type == "image_url":
-                yield part.image_url.url if isinstance(part.image_url, _Url) else part.image_url or ""
+            if part.type in kinds:
+                yield part
 
 
 class ImagePolicy:

@@ -16,7 +16,7 @@ from neuron.wire import TOOL_NAME_RULE, is_tool_name
 
 
 class ImageUrl(Struct):
-    """An image in a message. `detail` is accepted and ignored: the model's own processor decides."""
+    """Of an image or a video. `detail` is accepted and ignored: the model's own processor decides."""
 
     url: str
     detail: str | None = None
@@ -28,6 +28,8 @@ class ContentPart(Struct):
     type: str
     text: str | None = None
     image_url: ImageUrl | str | None = None
+    video_url: ImageUrl | str | None = None
+    fps: Annotated[float, Meta(gt=0, le=240)] | None = None  # frames per second of a video
 
 
 class CalledFunction(Struct):
