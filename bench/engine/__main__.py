@@ -47,6 +47,8 @@ map their file, quantize it on the way on one core (`in_situ`), or map what such
     ngram_decode_over_plain        tokens a second of an answer that copies 80 % of its prompt, over those
                                    without drafts
     ngram_decode_misled_over_plain  the same of an answer whose drafts are all wrong
+    head_decode_misled_over_plain  seconds of CPU of an answer of a model that keeps states, over those with a
+                                   multi-token head whose guesses are all wrong
     lora_16_over_base              tokens a second of 16 requests on 8 adapters of rank 8 for queries and
                                    values, over those of 16 requests on the model itself
     lora_load_ms                   to load one of these adapters

@@ -99,8 +99,8 @@ def decoder_of(
     return load_decoder(checkpoint, options)
 
 
-def runner_of(decoder: AnyDecoder) -> ModelRunner:
-    """A runner as the worker makes it."""
+def runner_of(decoder: AnyDecoder, *, drafts: bool = False) -> ModelRunner:
+    """A runner as the worker makes it, of a model whose answers are drafted or not."""
     is_cuda = decoder.device.type == "cuda"
     kernel, size = select_kernel(
         find_varlen_kernel() if is_cuda else None, decoder.layers, decoder.dtype, decoder.device
@@ -113,4 +113,6 @@ def runner_of(decoder: AnyDecoder) -> ModelRunner:
         num_snapshots=2 * SLOTS if decoder.states else 0,
     )
     capture = CudaGraphCapture() if is_cuda else None
-    return ModelRunner(decoder, decoder.layers, shape, kernel=kernel, capture=capture, states=decoder.states)
+    return ModelRunner(
+        decoder, decoder.layers, shape, kernel=kernel, capture=capture, states=decoder.states, drafts=drafts
+    )

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from bench import command
-from bench.engine import adapters, drafts, ranking, sight
+from bench.engine import adapters, drafts, heads, ranking, sight
 from bench.engine.parts import measure_parts
 
-PARTS: dict[str, Any] = {"drafts": drafts, "adapters": adapters, "sight": sight, "ranking": ranking}
+PARTS: dict[str, Any] = {
+    "drafts": drafts,
+    "adapters": adapters,
+    "sight": sight,
+    "ranking": ranking,
+    "heads": heads,
+}
 FIGURES = tuple(key for part in PARTS.values() for key in part.FIGURES)
 
 

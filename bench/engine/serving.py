@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from bench.budget import Budget
+from neuron.device.guessing import GuessingRunner
 from neuron.device.model_runner import ModelRunner
 from neuron.engine.drafter import DraftSource
 from neuron.engine.request import GrammarMatcher, LoadedAdapter
@@ -32,7 +33,7 @@ class Engine:
 
     def __init__(
         self,
-        runner: ModelRunner,
+        runner: ModelRunner | GuessingRunner,
         *,
         vocab_size: int,
         limits: SchedulerLimits | None = None,

@@ -10,6 +10,7 @@ _FIRST = 4.0  # steps that guesses may lose before they have shown anything
 _MOST = 16.0  # that they may lose after they have saved many
 _SHARE = 0.015  # of all steps without guesses, which guesses may lose
 _DEAREST = 8.0  # that one step may lose: longer ones were held up by something else
+_FIRST_USUAL = 0.5  # steps that one with guesses loses, before any was measured
 _MOST_SINCE = 128  # steps with guesses after which one without is measured again
 
 
@@ -26,6 +27,7 @@ class DraftWorth:
         self._plain_s: dict[int, float] = {}  # of a step without guesses, by its number of answers
         self._since = 0  # steps with guesses since the last one without
         self._lost = 0.0  # steps, by the last one, whose guesses the next one checks
+        self._usual = _FIRST_USUAL  # the same of all that were measured, on average
 
     @property
     def pays(self) -> bool:
@@ -45,6 +47,21 @@ class DraftWorth:
             if plain_s := self._plain_s.get(count):
                 self._settle((sum(map(len, tokens)) - count) / count)
                 self._lost = min(max(0.0, seconds / plain_s - 1), _DEAREST)
+                self._usual += (self._lost - self._usual) * 0.1
+
+    def learn_beside_prompts(self, chunks: Sequence[Chunk], tokens: Sequence[Sequence[int]]) -> None:
+        """Take in a step whose time says nothing of guesses: they have cost what they usually do."""
+        won = [
+            max(0, len(sampled) - 1)
+            for chunk, sampled in zip(chunks, tokens, strict=True)
+            if chunk.is_followed and (chunk.checks or chunk.rewinds or chunk.num_guesses)
+        ]
+        answers = sum(1 for chunk in chunks if chunk.draw)
+        if won:
+            self._settle(sum(won) / max(1, answers))
+            self._lost = self._usual
+        elif answers:
+            self._settle(_SHARE)
 
     def _learn_plain(self, count: int, seconds: float) -> None:
         """A step that was held up says little, and one that was not says much."""

@@ -88,7 +88,9 @@ class Drafting:
 
     def learn(self, plan: StepPlan, result: StepResult, seconds: float, *, is_mixed: bool) -> None:
         """Take in how long a step took, which tells something unless prompts or images were in it."""
-        if plan.chunks and not is_mixed:
+        if is_mixed:
+            self._worth.learn_beside_prompts(plan.chunks, result.tokens)
+        elif plan.chunks:
             self._worth.learn(plan.chunks, result.tokens, seconds)
 
     def end_of(self, request: EngineRequest, chunk: Chunk, num_drawn: int) -> int:

@@ -66,6 +66,24 @@ def test_right_guesses_that_take_more_than_they_save_stop_too():
     assert not worth.pays
 
 
+def test_wrong_guesses_beside_prompts_stop_too():
+    """Where each step has a piece of a prompt, no time is that of guesses alone."""
+    worth, prompt = DraftWorth(), Chunk(1, (1, 2, 3), 0)
+    wrong = 0
+    for _ in range(1000):
+        wrong += worth.pays
+        worth.learn_beside_prompts([CHECKING if worth.pays else PLAIN, prompt], [(5,), ()])
+    assert 10 < wrong < 60  # 8 at first, and then 1.5 % of the steps, each of which loses half of one
+
+
+def test_right_guesses_beside_prompts_go_on():
+    worth = DraftWorth()
+    prompt = Chunk(1, (1, 2, 3), 0)
+    for _ in range(100):
+        worth.learn_beside_prompts([CHECKING, prompt], [(2, 5), ()])
+    assert worth.pays
+
+
 def test_a_step_that_was_held_up_decides_little():
     worth = DraftWorth()
     worth.learn([PLAIN], [(5,)], 3.0)
