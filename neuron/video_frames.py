@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 # Names of demuxers, by media type.
 CONTAINERS = {"mp4": "mp4", "quicktime": "mov", "webm": "webm", "x-matroska": "matroska"}
 _CURE = "send its frames as data:video/jpeg;base64, or install the extra `video` where the model runs"
+
+_MOST_PIXELS = 1 << 26  # of all frames together: larger ones are scaled, so that they fit a message
 
 
 class Frames(NamedTuple):
@@ -52,7 +55,7 @@ def _frames(container: Any, stream: Any, fps: float, most: int, max_pixels: int)
     found: list[bytes] = []
     for time, frame in _timed(container, stream):
         if len(found) < most and time * fps + 1e-3 >= len(found):
-            found.append(_file(frame))
+            found.append(_file(frame, _MOST_PIXELS // math.ceil(seconds * fps)))
     return Frames(found, fps) if found else VideoProblem("it has no frames")
 
 
@@ -71,7 +74,10 @@ def _timed(container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
             yield frame.time - start, frame
 
 
-def _file(frame: Any) -> bytes:
-    file = io.BytesIO()
-    frame.to_image().save(file, "PNG", compress_level=1)
+def _file(frame: Any, most: int) -> bytes:
+    """A frame as a file, of at most so many pixels."""
+    file, image = io.BytesIO(), frame.to_image()
+    if (scale := math.sqrt(most / (image.width * image.height))) < 1:
+        image.thumbnail((image.width * scale, image.height * scale))
+    image.save(file, "PNG", compress_level=1)
     return file.getvalue()

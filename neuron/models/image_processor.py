@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from pathlib import Path
@@ -78,7 +78,8 @@ class TransformersImageProcessor:
 
     def _process_video(self, video: VideoFile, digest: bytes) -> Pixels:
         assert self._videos
-        text, tensors = self._videos.prepare(_read_frames(video, self._max_pixels), video.fps)
+        frames = self._videos.sized(_read_frames(video, self._max_pixels), len(video.frames))
+        text, tensors = self._videos.prepare([*frames], video.fps)
         cast = {name: self._cast(tensor) if name in _CAST else tensor for name, tensor in tensors.items()}
         return Pixels(ImagePlaceholder(digest, text, text.count(self._videos.token.placeholder)), cast)
 
@@ -182,15 +183,14 @@ def _digest(data: bytes | VideoFile) -> bytes:
     return whole.digest()
 
 
-def _read_frames(video: VideoFile, max_pixels: int) -> list[Image.Image]:
-    """Return the frames of a video. Raises UnreadableImageError."""
-    frames = []
+def _read_frames(video: VideoFile, max_pixels: int) -> Iterator[Image.Image]:
+    """Yield the frames of a video. Raises UnreadableImageError."""
     for number, frame in enumerate(video.frames, 1):
         try:
-            frames.append(_read_image(frame, max_pixels))
+            image = _read_image(frame, max_pixels)
         except UnreadableImageError as error:
             raise UnreadableImageError(f"frame {number}: {error}") from error
-    return frames
+        yield image
 
 
 def _read_image(data: bytes, max_pixels: int) -> Image.Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.video_utils import VideoMetadata
 
+from neuron.models.image_input import UnreadableImageError
+from neuron.models.pixel_cache import MAX_PIXEL_BYTES
 from neuron.pipe import ImageToken
 
 _OF_ONE = {
@@ -28,6 +30,7 @@ _OF_ONE = {
     "qwen2_5_vl": 28,
 }  # a frame's pixels are bounded; with the side of a token's square
 _OF_ALL = {"qwen3_vl": 32, "qwen3_vl_moe": 32, "qwen3_5": 32, "qwen3_5_moe": 32}  # those of all frames are
+_PIXEL_BYTES = 12  # of float32 in three colours
 _FILES = (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor"))
 
 
@@ -97,8 +100,22 @@ class VideoFrames:
         placeholder: str = processor.tokenizer.convert_ids_to_tokens(processor.video_token_id)
         self.token = ImageToken(processor.video_token, processor.video_token_id, placeholder)
 
+    def sized(self, frames: Iterable[Image.Image], count: int) -> Iterator[Image.Image]:
+        """Yield `count` frames as they are shown, all as large as the first.
+
+        Raises UnreadableImageError if all of them take more memory than images of one request may.
+        """
+        size: tuple[int, int] | None = None
+        for frame in frames:
+            size = size or self._sizes.fit(*frame.size, count)
+            if (pixels := count * math.prod(size)) * _PIXEL_BYTES > MAX_PIXEL_BYTES:
+                raise UnreadableImageError(
+                    f"{count} frames of it are shown with {pixels:,} pixels; send fewer"
+                )
+            yield frame.resize(size, Image.Resampling.BICUBIC)
+
     def prepare(self, frames: Sequence[Image.Image], fps: float) -> tuple[str, dict[str, Tensor]]:
-        """Return the text that stands for a video in a prompt, and the vision encoder's inputs."""
+        """Return the text that stands for `sized` frames in a prompt, and the vision encoder's inputs."""
         patches, grid = self._patches(frames)
         known = VideoMetadata(len(frames), fps=fps, frames_indices=list(range(len(frames))))
         text: str = self._processor.replace_video_token(
@@ -112,13 +129,11 @@ class VideoFrames:
 
     def _patches(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Return the patches of all frames, (patches, values), and how many there are in time and space."""
-        size = self._sizes.fit(*frames[0].size, len(frames))
-        resized = [frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
-        resized += resized[-1:] * (-len(resized) % self._depth)
-        shown = self._images(images=resized, do_resize=False, return_tensors="pt")
+        paired_up = [*frames, *frames[-1:] * (-len(frames) % self._depth)]
+        shown = self._images(images=paired_up, do_resize=False, return_tensors="pt")
         _, rows, columns = shown["image_grid_thw"][0].tolist()
         # An image fills the depth of its patches: (frames, patches, channels, depth, pixels).
-        flat = shown["pixel_values"].view(len(resized), rows * columns, 3, self._depth, -1)[:, :, :, 0]
+        flat = shown["pixel_values"].view(len(paired_up), rows * columns, 3, self._depth, -1)[:, :, :, 0]
         paired = flat.view(-1, self._depth, *flat.shape[1:]).permute(0, 2, 3, 1, 4)
         grid = torch.tensor([[len(paired), rows, columns]])
         return paired.reshape(len(paired) * rows * columns, -1), grid

@@ -119,6 +119,15 @@ def test_a_frame_that_cannot_be_read_is_named(path: Path):
         processor.process(VideoFile([picture(1), b"no image"], 2.0))
 
 
+def test_frames_that_take_too_much_memory_are_refused_before_they_are_read(tmp_path: Path):
+    path = save(tmp_path / "m", "qwen2_vl")
+    size = {"shortest_edge": 1 << 24, "longest_edge": 1 << 25}
+    (path / "video_preprocessor_config.json").write_text(json.dumps({"size": size}))
+    processor: Any = decoder(path).image_processor
+    with pytest.raises(UnreadableImageError, match="6 frames of it are shown with"):
+        processor.process(VideoFile([picture(1), *[b"not read"] * 5], 2.0))
+
+
 @pytest.mark.parametrize("kind", ["llava", "qwen3_vl"])
 def test_models_or_templates_without_a_place_for_videos_show_none(kind: str, tmp_path: Path):
     loaded = decoder(save_seeing(tmp_path / "m", kind))

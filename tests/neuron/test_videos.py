@@ -153,9 +153,9 @@ def movie(seconds: int, *, fps: int = 10, kind: str = "mp4", codec: str = "mpeg4
     return file.getvalue()
 
 
-def shades(frames: Sequence[bytes]) -> list[int]:
+def shades(frames: Sequence[bytes], middle: tuple[int, int] = (32, 24)) -> list[int]:
     """The second that each frame is of."""
-    return [round(Image.open(io.BytesIO(frame)).convert("L").getpixel((32, 24)) / 20) for frame in frames]
+    return [round(Image.open(io.BytesIO(frame)).convert("L").getpixel(middle) / 20) for frame in frames]
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "mpeg4"), ("webm", "libvpx"), ("matroska", "mpeg4")])
@@ -170,6 +170,14 @@ async def test_a_long_file_gives_fewer_frames_of_each_second():
     found = read_frames(movie(8), "mp4", 2.0, 4, 10_000)
     assert not isinstance(found, VideoProblem)
     assert (shades(found.frames), found.fps) == ([0, 2, 4, 6], 0.5)
+
+
+async def test_many_large_frames_are_scaled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neuron.video_frames._MOST_PIXELS", 6 * 32 * 24)
+    found = read_frames(movie(3), "mp4", 2.0, 64, 10_000)
+    assert not isinstance(found, VideoProblem)
+    assert {Image.open(io.BytesIO(frame)).size for frame in found.frames} == {(32, 24)}
+    assert shades(found.frames, (16, 12)) == [0, 0, 1, 1, 2, 2]
 
 
 async def test_files_that_are_none_are_problems():
