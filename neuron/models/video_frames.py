@@ -129,7 +129,7 @@ class VideoFrames:
 
     def _patches(self, frames: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Return the patches of all frames, (patches, values), and how many there are in time and space."""
-        paired_up = [*frames, *frames[-1:] * (-len(frames) % self._depth)]
+        paired_up = [*frames, *[frames[-1]] * (-len(frames) % self._depth)]
         shown = self._images(images=paired_up, do_resize=False, return_tensors="pt")
         _, rows, columns = shown["image_grid_thw"][0].tolist()
         # An image fills the depth of its patches: (frames, patches, channels, depth, pixels).
