@@ -77,9 +77,11 @@ INLINE void LINES(const Work *work, int row, int out, const int rows, const int 
     UNROLL for (int r = 0; r < rows; r++) KEEP(work, row + r, out, sums[r], outs);
 }
 
-/* The first tile of some outputs asks for the next outputs' weights. */
-INLINE void TILE(const Work *work, int row, int out, const int rows, const int is_first) {
+/* What a tile asks the memory for meanwhile: weights of outputs that are far ahead, for the second cache, or those of
+ * the next outputs, for the first. One tile after the other does either, so that neither waits for the memory. */
+INLINE void TILE(const Work *work, int row, int out, const int rows, const Asked asked) {
     const int outs = DOT_OUTS;
+    const size_t tile_bytes = DOT_OUTS * work->strides[0];
     const INPUT *x[DOT_ROWS];
     const WEIGHT *w[DOT_OUTS];
     Floats sums[DOT_ROWS][DOT_OUTS];
@@ -92,7 +94,8 @@ INLINE void TILE(const Work *work, int row, int out, const int rows, const int i
         TAKEN inputs[DOT_ROWS];
         UNROLL for (int r = 0; r < rows; r++) inputs[r] = LOAD_INPUTS(x[r] + at);
         UNROLL for (int o = 0; o < outs; o++) {
-            if (is_first) __builtin_prefetch((const char *)(w[o] + at) + DOT_OUTS * work->strides[0]);
+            if (asked == FAR) __builtin_prefetch((const char *)(w[o] + at) + TILES_AHEAD * tile_bytes, 0, 2);
+            if (asked == NEAR) __builtin_prefetch((const char *)(w[o] + at) + tile_bytes);
             STORED weights = LOAD_WEIGHTS(w[o] + at);
             UNROLL for (int r = 0; r < rows; r++) sums[r][o] = MULTIPLY_ADD(sums[r][o], weights, inputs[r]);
         }
@@ -124,15 +127,16 @@ static void DOT(const Work *work) {
                 continue;
             }
             int row = first;
-            if (row + DOT_ROWS <= end) TILE(work, row, out, DOT_ROWS, 1), row += DOT_ROWS;
-            for (; row + DOT_ROWS <= end; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, 0);
+            if (row + DOT_ROWS <= end) TILE(work, row, out, DOT_ROWS, FAR), row += DOT_ROWS;
+            if (row + DOT_ROWS <= end) TILE(work, row, out, DOT_ROWS, NEAR), row += DOT_ROWS;
+            for (; row + DOT_ROWS <= end; row += DOT_ROWS) TILE(work, row, out, DOT_ROWS, NOTHING);
             switch (end - row) {
-            case 1: TILE(work, row, out, 1, 0); break;
-            case 2: TILE(work, row, out, 2, 0); break;
-            case 3: TILE(work, row, out, 3, 0); break;
+            case 1: TILE(work, row, out, 1, NOTHING); break;
+            case 2: TILE(work, row, out, 2, NOTHING); break;
+            case 3: TILE(work, row, out, 3, NOTHING); break;
 #if DOT_ROWS > 4
-            case 4: TILE(work, row, out, 4, 0); break;
-            case 5: TILE(work, row, out, 5, 1); break; /* the only tile, or one of the last */
+            case 4: TILE(work, row, out, 4, NOTHING); break;
+            case 5: TILE(work, row, out, 5, FAR); break; /* the only tile, or one of the last */
 #endif
             }
         }

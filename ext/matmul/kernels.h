@@ -3,6 +3,9 @@
 #define NEAR_BYTES (192 * 1024) /* of inputs, which stay in the second cache while weights pass by */
 
 #define MAX_LINES 4          /* rows of inputs that pass by weights one row after the other */
+#define TILES_AHEAD 4        /* whose weights are on their way to the second cache */
+
+typedef enum Asked { NOTHING, FAR, NEAR } Asked;
 
 /* Rows of inputs for which an output's blocks are unpacked once; more go through tiles, where there are such. */
 #if LANES == 16
