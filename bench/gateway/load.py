@@ -30,6 +30,7 @@ from bench.gateway.http2 import Http2Wire
 from bench.gateway.mock import MODEL
 from bench.gateway.mock import models as mock_models
 from bench.machine import core_busy_s, cpu_s
+from cortex_site.base.scheduling import wake_promptly
 
 GRACE_S = 5.0  # a stream may end so much later than its node's
 LATE_S = 0.25  # the window of paced streams ends so long before the first of them does
@@ -391,6 +392,7 @@ async def run(job: Job) -> dict[str, Any]:
 
 def main() -> None:
     job = msgspec.json.decode(sys.argv[1], type=Job)
+    wake_promptly()  # whatever else is on its core, the gateway's database too
     gc.disable()  # a collection would be a gap in every stream
     print(json.dumps(uvloop.run(run(job))))
 

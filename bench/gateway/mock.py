@@ -20,6 +20,7 @@ from typing import cast
 
 import uvloop
 
+from cortex_site.base.scheduling import wake_promptly
 from neuron.wire import Health, ModelInfo, ModelLoad, NodeState
 
 MODEL = "bench"
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1)
     arguments = parser.parse_args()
     sock = socket.socket(fileno=arguments.fd)
+    wake_promptly()  # whatever else is on its core, the gateway's database too
     gc.disable()  # it makes no cycles, and a collection would be a gap in every stream
     uvloop.run(serve(sock, arguments.models))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from cortex_site.base.scheduling import wake_promptly
+
 SWITCH_INTERVAL_S = 0.0005  # the longest time that another thread holds up the event loop
 COLLECT_AFTER = 20_000  # new objects: what starts leaves none in cycles, so collecting seldom frees any
 SMALL_STEPS = 2_000, 5, 200  # the same for each generation: 0.1 ms, 1 to 3 ms, and all as seldom as before
@@ -30,10 +32,11 @@ def collect_in_small_steps() -> None:
 
 
 def favour_event_loop() -> None:
-    """Let other threads give way sooner, and collect garbage less often, than Python does by itself.
+    """Let other threads give way sooner, and collect garbage less often, than happens by itself.
 
     A thread that computes takes the interpreter's lock whenever the loop's thread makes a system call, and
     gives it back after the switch interval: 5 ms unless it is set.
     """
+    wake_promptly()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     favour_start()
