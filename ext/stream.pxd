@@ -13,6 +13,7 @@ cdef class Outlet:
     cdef bytes _head
 
     cpdef bint put(self, bytes data) except -1
+    cpdef bint has_room(self) except -1
     cpdef flush(self)
     cpdef end(self)
     cdef _put(self, bytes data)

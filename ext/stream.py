@@ -32,6 +32,10 @@ class Outlet:
         """Write without waiting. Return False while the client is slow."""
         if data:
             self._put(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        return self.has_room()
+
+    def has_room(self) -> bool:
+        """Return whether the client keeps up."""
         return not self.flow.write_paused
 
     def flush(self) -> None:

@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from cortex_site.http.response import BytesResponse, fields_of
+from cortex_site.http.response import BytesResponse, GoingOn, Sink, StreamResponse, fields_of
 from ext.stream import Outlet
 
 Rest = Callable[[], Coroutine[Any, Any, HttpResponseBase]]
@@ -30,12 +30,8 @@ class Asker(Protocol):
     def answer(self, lines: bytes, content: bytes) -> None:
         """Send what an ordinary request gets: a 200 with these headers, each a line with its CRLF."""
 
-    @property
-    def takes_streams(self) -> bool:
-        """Whether `stream` may be called."""
-
     def stream(self, lines: bytes) -> Outlet:
-        """Begin the stream that an ordinary request gets, with these headers. `end_stream` follows.
+        """Begin a stream: a 200 with these headers. `end_stream` follows.
 
         Return where its pieces go. The head goes with the first of them, if it is not flushed before.
         """
@@ -49,7 +45,7 @@ class Asker(Protocol):
     def hand_over(self, rest: Rest) -> None:
         """Let a task make the response: something has to be waited for.
 
-        The answer may go on without it after that (`GoingOn`), where this `takes_streams`.
+        The answer may go on without it after that (`GoingOn`).
         """
 
 
@@ -84,15 +80,14 @@ def begun_by(endpoint: Endpoint) -> Callable[[_Operation], _Operation]:
 
 
 class Awaited:
-    """A `Asker` for whom a task waits, as for each stream of HTTP/2: tasks write its streams, too."""
-
-    takes_streams = False
+    """An `Asker` for whom a task waits: one that has to be asked, and cannot be told."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._response: HttpResponseBase | None = None
         self._rest: Rest | None = None
+        self._written: WrittenStream | None = None
 
     @property
     def is_open(self) -> bool:
@@ -102,10 +97,13 @@ class Awaited:
         self.respond(BytesResponse(content, headers=fields_of(lines)))
 
     def stream(self, lines: bytes) -> Outlet:
-        raise NotImplementedError
+        self._written = written = WrittenStream(self._answering)
+        self.respond(StreamResponse(written.send, headers=fields_of(lines), on_close=self._answering.close))
+        return Outlet(written.write, written, False)
 
     def end_stream(self) -> None:
-        raise NotImplementedError
+        assert self._written is not None
+        self._written.end()
 
     def respond(self, response: HttpResponseBase) -> None:
         self._response = response
@@ -121,6 +119,7 @@ class Awaited:
 
     async def response(self, answering: Answering) -> HttpResponseBase:
         """Return the response. A task that is cancelled while its client is there responds as well."""
+        self._answering = answering
         answering.begin()
         try:
             await self._come
@@ -131,6 +130,55 @@ class Awaited:
             answering.stop()
         else:
             if self._rest is not None:
-                return await self._rest()
+                await self._go_on(self._rest)
         assert self._response is not None
         return self._response
+
+    async def _go_on(self, rest: Rest) -> None:
+        response = await rest()
+        if isinstance(response, GoingOn):
+            response.begin()
+        else:
+            self._response = response
+
+
+class WrittenStream:
+    """A stream that is written by callbacks and sent by a task, which wakes only where it has to wait."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._held = bytearray()  # until it is sent
+        self._sink: Sink | None = None
+        self._news = asyncio.Event()
+        self._has_ended = False
+        self.write_paused = False
+
+    def write(self, data: bytes) -> None:
+        if self._sink is None:
+            self._held += data
+        if self._sink is None or not self._sink.put(data):
+            self.write_paused = True
+            self._news.set()
+
+    def end(self) -> None:
+        self._has_ended = True
+        self._news.set()
+
+    async def send(self, sink: Sink) -> None:
+        """Send what is written, to the end."""
+        self._sink = sink
+        try:
+            await self._send(sink)
+        except asyncio.CancelledError:
+            if not sink.is_open:
+                raise
+            self._answering.stop()
+
+    async def _send(self, sink: Sink) -> None:
+        await sink(bytes(self._held))
+        while not self._has_ended:
+            self._news.clear()
+            await sink.drain()
+            self.write_paused = False
+            self._answering.go_on()
+            await self._news.wait()

@@ -35,7 +35,7 @@ from cortex_site.http.asgi import (
 )
 from cortex_site.http.bounds import HeldBytes, RequestBounds
 from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
-from cortex_site.http.origins import VARY, Origins
+from cortex_site.http.origins import Origins
 from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
@@ -157,9 +157,11 @@ class Application:
 
     def finishing(self, request: ParsedRequest, size: int) -> bytes | None:
         """Return the header lines that make an answer of `size` bytes ready; None where only `finish` can."""
-        if size >= self._compress_from_bytes or b"origin" in request.headers:
-            return None
-        return b"" if self._origins is None else VARY
+        return None if size >= self._compress_from_bytes else self.sharing(request)
+
+    def sharing(self, request: ParsedRequest) -> bytes:
+        """Return the header lines that say which pages may read the answer."""
+        return b"" if self._origins is None else self._origins.lines(request.header(b"origin"))
 
     async def answer(
         self,

@@ -19,9 +19,11 @@ from h2.settings import SettingCodes, Settings
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
+from cortex_site.http.answering import Rest
 from cortex_site.http.application import Application
 from cortex_site.http.bounds import Http2Bounds
 from cortex_site.http.deadline import Deadline
+from cortex_site.http.http2_answer import Http2Answer
 from cortex_site.http.http2_head import read_head
 from cortex_site.http.http2_stream import Http2Stream
 from cortex_site.http.http2_writer import Http2Writer
@@ -42,7 +44,7 @@ Upgraded = tuple[ParsedRequest, bytes]  # a request, and the value of its `http2
 
 
 class Http2Connection(asyncio.Protocol):
-    """One client connection. Its requests are answered side by side, each by a task."""
+    """One client connection. Its requests are answered side by side, each by callbacks or by a task."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Http2Connection(asyncio.Protocol):
         self._bounds = bounds
         self._held = application.held
         self._server = server
+        self.tasks = server.tasks
         self._loop = loop
         self._patience_s = patience_s
         self._idle = Deadline(loop, self._end_if_idle)
@@ -66,6 +69,7 @@ class Http2Connection(asyncio.Protocol):
             )
         )
         self._streams: dict[int, Http2Stream] = {}
+        self._whole: list[Http2Stream] = []  # requests that came in this turn, and were not taken back in it
         self._last_taken = 0  # the last stream that is answered
         self._unread = b""  # what waits for its turn
         self._num_empty = 0  # frames that carry nothing, since the last of an answer
@@ -102,6 +106,7 @@ class Http2Connection(asyncio.Protocol):
         self._hold(stream, len(request.body))
         stream.body_parts.append(request.body)
         self._take(stream)
+        self._begin_whole()
 
     def _announce(self, upgrade: bytes | None) -> None:
         bounds, h2 = self._bounds, self._h2
@@ -141,6 +146,7 @@ class Http2Connection(asyncio.Protocol):
             writer.close()
             return
         self._unread = rest
+        self._begin_whole()
         writer.flush()
         if writer.num_frames != self._num_answered:
             self._num_answered, self._num_empty = writer.num_frames, 0
@@ -167,7 +173,7 @@ class Http2Connection(asyncio.Protocol):
                 self._taken_back(event.stream_id)
             case events.WindowUpdated() | events.RemoteSettingsChanged():
                 self._num_empty += 1
-                self._writer.send_waiting(self._streams.values())
+                self._send_waiting()
             case _:  # trailers among them: they are no part of the head (RFC 9110, 6.5.1)
                 self._num_empty += 1
 
@@ -176,7 +182,14 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writer.flow.resume_writing()
-        self._writer.send_waiting(self._streams.values())
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Send what waited for room; whoever writes goes on where it has come to be."""
+        streams = list(self._streams.values())
+        self._writer.send_waiting(streams)
+        for stream in streams:
+            stream.resume()
 
     def shutdown(self) -> None:
         """The server stops: requests that have begun, or are on their way already, are still answered."""
@@ -241,7 +254,7 @@ class Http2Connection(asyncio.Protocol):
         elif event.stream_ended is None:
             self._num_empty += 1
         stream = self._streams.get(event.stream_id)
-        if stream is None or stream.task is not None:  # it is refused already
+        if stream is None or stream.is_begun:  # it is refused already
             return
         stream.body_parts.append(bytes(event.data))
         self._hold(stream, size)
@@ -260,34 +273,71 @@ class Http2Connection(asyncio.Protocol):
         stream.body_parts.clear()
         self._hold(stream, -stream.body_size)
         stream.head = stream.head._replace(refusal=refusal)
-        self._start(stream)
+        self._begin(stream)
 
     def _take(self, stream: Http2Stream) -> None:
         """The request is whole. One that was refused before is answered already."""
         stream.is_whole = True
-        if stream.task is None:
-            self._start(stream)
+        if not stream.is_begun:
+            self._whole.append(stream)
 
-    def _start(self, stream: Http2Stream) -> None:
+    def _begin_whole(self) -> None:
+        whole, self._whole = self._whole, []
+        for stream in whole:
+            if not stream.is_gone:
+                self._begin(stream)
+
+    def _begin(self, stream: Http2Stream) -> None:
         if stream.timer is not None:
             stream.timer.cancel()
-        stream.task = self._loop.create_task(self._serve(stream))
-        self._server.tasks.add(stream.task)
+        stream.is_begun = True
+        request = stream.request()
+        endpoint = self._application.endpoint(request)
+        asker = Http2Answer(self._application, self, stream, request)
+        answering = endpoint(request, asker) if endpoint is not None else None
+        if answering is None:
+            self.start(stream, request)
+        else:
+            asker.begin(answering)
 
-    async def _serve(self, stream: Http2Stream) -> None:
-        request = Request(stream.request(), self._client, stream)
-        failed = True
+    def start(
+        self, stream: Http2Stream, request: ParsedRequest, rest: Rest | None = None
+    ) -> asyncio.Task[None]:
+        stream.task = task = self._loop.create_task(self._serve(stream, request, rest))
+        self.tasks.add(task)
+        return task
+
+    async def _serve(self, stream: Http2Stream, request: ParsedRequest, rest: Rest | None) -> None:
+        task, failed = stream.task, True
+        assert task is not None
         try:
             failed = not await self._application.answer(
-                request, lambda response: stream.answer(response, self._patience_s)
+                Request(request, self._client, stream),
+                lambda response: stream.answer(response, self._patience_s),
+                rest,
             )
         finally:
-            self._served(stream, failed=failed)
+            self.tasks.discard(task)
+            if stream.task is task:
+                self._served(stream, failed=failed)
+
+    def let_read(self, stream: Http2Stream) -> None:
+        if stream.unsent or self._writer.is_paused:
+            stream.task = self._loop.create_task(self._let_read(stream))
+            self.tasks.add(stream.task)
+        else:
+            self._served(stream, failed=False)
+
+    async def _let_read(self, stream: Http2Stream) -> None:
+        try:
+            await stream.let_read(self._patience_s)
+        finally:
+            self._served(stream, failed=False)
 
     def _served(self, stream: Http2Stream, *, failed: bool) -> None:
         self._server.total_requests += 1
         if stream.task is not None:
-            self._server.tasks.discard(stream.task)
+            self.tasks.discard(stream.task)
         if failed:
             self._writer.reset(stream, ErrorCodes.INTERNAL_ERROR)
         elif not stream.is_whole:  # the rest of its body is of no use (RFC 9113, 8.1)
@@ -311,7 +361,7 @@ class Http2Connection(asyncio.Protocol):
         if stream.timer is not None:
             stream.timer.cancel()
         if stream.task is not None:
-            stream.task.add_done_callback(self._server.tasks.discard)  # it may never begin
+            stream.task.add_done_callback(self.tasks.discard)  # it may never begin
             stream.task.cancel()
         self._forget(stream)
 

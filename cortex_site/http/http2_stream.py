@@ -9,7 +9,7 @@ from django.http.response import HttpResponseBase
 from h2.errors import ErrorCodes
 
 from cortex_site.http.parsed_request import ParsedRequest
-from cortex_site.http.response import BytesResponse, StreamResponse
+from cortex_site.http.response import BytesResponse, GoingOn, StreamResponse
 
 
 class Line(Protocol):
@@ -38,6 +38,19 @@ class Line(Protocol):
         """Whether nothing can be sent any more."""
 
 
+class Writer(Protocol):
+    """Who makes the answer by callbacks."""
+
+    def go_on(self) -> None:
+        """There is room for more of it."""
+
+    def close(self) -> None:
+        """Nobody is there to read it."""
+
+    def go_on_without(self, response: GoingOn) -> None:
+        """Take it back from the task that it was left to."""
+
+
 class Http2Stream:
     """One request and its answer (RFC 9113, 5). It is the `Sink` of the answer as well.
 
@@ -50,15 +63,19 @@ class Http2Stream:
         "_sent",
         "body_parts",
         "body_size",
+        "handed_over",
         "head",
         "id",
         "is_answered",
+        "is_begun",
         "is_ending",
         "is_gone",
         "is_whole",
         "task",
         "timer",
         "unsent",
+        "write_paused",
+        "writer",
     )
 
     def __init__(self, line: Line, ident: int, head: ParsedRequest) -> None:
@@ -67,10 +84,14 @@ class Http2Stream:
         self.body_parts: list[bytes] = []
         self.body_size = 0
         self.is_whole = False  # the client has sent all of its request
+        self.is_begun = False  # its answer is being made
         self.is_gone = False  # it was ended before its time, by either side
         self.is_answered = False  # all of the answer is sent
         self.is_ending = False  # `unsent` is the answer's last
         self.unsent = bytearray()
+        self.write_paused = False  # whoever writes waits for room
+        self.writer: Writer | None = None
+        self.handed_over: Writer | None = None  # to `task`, by this one
         self.task: asyncio.Task[None] | None = None  # that answers
         self.timer: asyncio.TimerHandle | None = None  # until the request must be whole
         self._line = line
@@ -90,36 +111,72 @@ class Http2Stream:
         self.unsent.clear()
         self.body_parts.clear()
         self._sent.set()
+        if self.writer is not None:
+            self.writer.close()
 
     def all_is_sent(self) -> None:
         """Called when `unsent` has become empty."""
         self.is_answered = self.is_ending
         self._sent.set()
 
+    def resume(self) -> None:
+        """Let the writer of the answer go on, if it waits for room that is there now."""
+        if self.write_paused and not self._is_full:
+            self.write_paused = False
+            if self.writer is not None:
+                self.writer.go_on()
+
+    @property
+    def _is_full(self) -> bool:
+        return bool(self.unsent) or self._line.is_paused
+
     # --- the answer ---
 
     async def answer(self, response: HttpResponseBase, patience_s: float) -> None:
-        """Send an answer. A client that reads none of its rest for `patience_s` gets no more of it."""
-        is_head = self.head.method == "HEAD"
+        """Send an answer, unless it goes on without a task."""
+        if isinstance(response, GoingOn):
+            assert self.handed_over is not None
+            self.task = None
+            self.handed_over.go_on_without(response)
+            return
         if isinstance(response, StreamResponse):
-            try:
-                self.is_ending = is_head
-                self._line.send_head(self, response, size=None)
-                if not is_head:
-                    await response.produce(self)
-            finally:
-                response.on_close()
+            await self._produce(response)
         else:
             assert isinstance(response, BytesResponse | HttpResponse)
-            content = response.content
-            self.is_ending = is_head or not content
-            self._line.send_head(self, response, size=len(content))
+            self.say(response)
+        await self.let_read(patience_s)
+
+    async def _produce(self, response: StreamResponse) -> None:
+        try:
+            self.is_ending = self.head.method == "HEAD"
+            self.begin(response)
             if not self.is_ending:
-                self.unsent += content
+                await response.produce(self)
+                self.finish()
+        finally:
+            response.on_close()
+
+    def begin(self, response: HttpResponseBase) -> None:
+        """Send the head of an answer of unknown size."""
+        self._line.send_head(self, response, size=None)
+
+    def say(self, response: BytesResponse | HttpResponse) -> None:
+        """Send a whole answer, as far as there is room."""
+        content = response.content
+        self.is_ending = self.head.method == "HEAD" or not content
+        self._line.send_head(self, response, size=len(content))
         if not self.is_ending:
-            self.is_ending = True
-            self._line.send(self)
-        if not (self.unsent or self._line.is_paused):
+            self.unsent += content
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing follows what was said."""
+        self.is_ending = True
+        self._line.send(self)
+
+    async def let_read(self, patience_s: float) -> None:
+        """Wait for the client to read the rest. If it does not within `patience_s`, it gets no more of it."""
+        if not self._is_full:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
@@ -133,7 +190,8 @@ class Http2Stream:
         if self.unsent or not self._line.send_whole(self, chunk):
             self.unsent += chunk
             self._line.send(self)
-        return not (self.unsent or self._line.is_paused)
+        self.write_paused = self._is_full
+        return not self.write_paused
 
     async def drain(self) -> None:
         while self.unsent and not self.is_closing():

@@ -9,9 +9,9 @@ from django.http.response import HttpResponseBase
 
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from cortex_site.http.response import BytesResponse
+from cortex_site.http.response import BytesResponse, fields_of
 
-VARY = b"vary: origin\r\n"  # all that `share` says where no page asks
+VARY = b"vary: origin\r\n"
 PREFLIGHT_AGE_S = 600  # for which a browser need not ask again
 _PORT = re.compile(r":\d{1,5}$")
 
@@ -48,8 +48,12 @@ class Origins:
 
     def share(self, request: ParsedRequest | Request, response: HttpResponseBase) -> None:
         """Let the page that sent the request read the response, if it may."""
-        response.headers["vary"] = "origin"
-        origin = request.header(b"origin")
-        if origin is not None and self.allow(origin):
-            response.headers["access-control-allow-origin"] = origin
-            response.headers["access-control-expose-headers"] = "*"
+        for name, value in fields_of(self.lines(request.header(b"origin"))).items():
+            response.headers[name] = value
+
+    def lines(self, origin: str | None) -> bytes:
+        """Return the header lines that let a page of that origin read an answer, if it may."""
+        if origin is None or not self.allow(origin):
+            return VARY
+        allowing = f"access-control-allow-origin: {origin}\r\naccess-control-expose-headers: *\r\n"
+        return VARY + allowing.encode("latin-1")

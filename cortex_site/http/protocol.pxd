@@ -17,7 +17,7 @@ cdef class ServerProtocol(ClientConnection):
     cdef _begin(self, object request)
     @cython.locals(more=bytes, keep_alive=bint)
     cpdef answer(self, bytes lines, bytes content)
-    @cython.locals(more=bytes, head=bytes, outlet=Outlet)
+    @cython.locals(head=bytes, outlet=Outlet, chunked=bint, keep_alive=bint)
     cpdef Outlet stream(self, bytes lines)
     cdef _forget(self, object request)
     @cython.locals(outlet=Outlet)

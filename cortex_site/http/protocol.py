@@ -193,22 +193,14 @@ class ServerProtocol(ClientConnection):
         else:
             self._served(request, False, True)
 
-    @property
-    def takes_streams(self) -> bool:
-        request = self._request
-        assert request is not None
-        is_ordinary = request.version != "1.0" and request.method != "HEAD"
-        return is_ordinary and self.is_open and self._application.finishing(request, 0) is not None
-
     def stream(self, lines: bytes) -> Outlet:
         request = self._request
         assert request is not None
-        more = self._application.finishing(request, 0)
-        assert more is not None
-        head = self._heads.streamed(lines, more, request.keep_alive and not self._stopping)
+        chunked, keep_alive = request.version != "1.0", request.keep_alive and not self._stopping
+        head = self._heads.streamed(lines, self._application.sharing(request), chunked, keep_alive)
         self._awaited = None
         self._forget(request)
-        self._outlet = outlet = Outlet(self._transport.write, self._flow, True, head)
+        self._outlet = outlet = Outlet(self._transport.write, self._flow, chunked, head)
         return outlet
 
     def _forget(self, request: ParsedRequest) -> None:

@@ -56,10 +56,7 @@ def fields_of(lines: bytes) -> dict[str, str]:
 
 
 class GoingOn(Response):
-    """A response that whoever began the request's answer goes on with, without a task, from `begin` on.
-
-    Only for an `Asker` that `takes_streams`.
-    """
+    """A response that whoever began the request's answer goes on with, without a task, from `begin` on."""
 
     def __init__(self, begin: Callable[[], None]) -> None:
         super().__init__(200, {})

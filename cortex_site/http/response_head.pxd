@@ -15,5 +15,5 @@ cdef class ResponseHeads:
     @cython.locals(text=ByteWriter)
     cpdef bytes whole(self, bytes lines, bytes more, bytes content, bint keep_alive)
     @cython.locals(text=ByteWriter)
-    cpdef bytes streamed(self, bytes lines, bytes more, bint keep_alive)
+    cpdef bytes streamed(self, bytes lines, bytes more, bint chunked, bint keep_alive)
     cdef bytes _last_lines(self)

@@ -47,15 +47,15 @@ class ResponseHeads:
         text.put(self._last_lines())
         return text.written(0, text.size) + content
 
-    def streamed(self, lines: bytes, more: bytes, keep_alive: bool) -> bytes:
-        """Return the head of an ordinary stream: a 200 with these header lines, with a chunked body."""
+    def streamed(self, lines: bytes, more: bytes, chunked: bool, keep_alive: bool) -> bytes:
+        """Return the head of a stream: a 200 with these header lines."""
         text = _writer
         text.clear()
         text.put(b"HTTP/1.1 200 OK\r\n")
         text.put(lines)
         text.put(more)
         text.put(b"" if keep_alive else b"connection: close\r\n")
-        text.put(b"transfer-encoding: chunked\r\n")
+        text.put(b"transfer-encoding: chunked\r\n" if chunked else b"")
         text.put(self._last_lines())
         return text.written(0, text.size)
 

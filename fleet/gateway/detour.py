@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,12 @@ from django.http.response import HttpResponseBase
 from cortex_site.http.answering import Asker, Awaited, Endpoint
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from cortex_site.http.response import BytesResponse, GoingOn, Sink, StreamResponse, fields_of
+from cortex_site.http.response import BytesResponse, GoingOn
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
 from fleet.gateway.exchange import STOPPING, Exchange
 from fleet.gateway.http.response import UpstreamResponse
-from fleet.gateway.relay import Relay
 from fleet.translation import failure_alone
-from neuron.wire import ApiError
 
 log = logging.getLogger("cortex.request")
 
@@ -64,12 +62,45 @@ async def detour(exchange: Exchange, body: bytes | None = None) -> HttpResponseB
 
 
 class _Pending:
-    """A request on its way to a node. `close` gives it up."""
+    """A request on its way to a node. `close` gives it up.
 
-    def __init__(self, sending: Coroutine[Any, Any, UpstreamResponse]) -> None:
+    Once it may tell the streaming client that it waits, it does so regularly, and gives the stream back to
+    its exchange when a node has begun it.
+    """
+
+    def __init__(self, exchange: Exchange, sending: Coroutine[Any, Any, UpstreamResponse]) -> None:
         self.task = asyncio.create_task(sending)
+        self._exchange: Exchange | None = exchange  # as long as it waits
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin_telling(self) -> None:
+        self.task.add_done_callback(self._on_done)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._exchange is not None:
+            self._exchange.say_waiting()
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._tell)
+
+    def _on_done(self, task: asyncio.Task[UpstreamResponse]) -> None:
+        exchange = self._end()
+        if exchange is None:
+            return
+        try:
+            exchange.held = response = task.result()
+            exchange.stream(response.connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is answered
+            exchange.break_off(exchange.as_error(error))
+
+    def _end(self) -> Exchange | None:
+        """Return whose request it is, once."""
+        exchange, self._exchange = self._exchange, None
+        if self._timer is not None:
+            self._timer.cancel()
+        return exchange
 
     def close(self) -> None:
+        self._end()
         self.task.cancel()
         self.task.add_done_callback(_close_response)
 
@@ -95,13 +126,7 @@ class _Detour:
             asked, exchange.asked = exchange.asked, None
             exchange.grant = await self._plane.limiter.reserve(exchange.key, tokens, limits, asked)
         self._dispatch = exchange.dispatch or exchange.make_dispatch()
-        answer = exchange.rewriter()
-        if not call.stream:
-            return await self._whole(answer, body)
-        sending = self._dispatch.send()
-        if self._dispatch.has_begun or self._plane.fleet.snapshot.replicas(exchange.entry.model):
-            return self._streamed(await sending, call, answer)
-        return await self._stream_cold(_Pending(sending), call, answer)
+        return await (self._stream() if call.stream else self._whole(exchange.rewriter(), body))
 
     async def _admit(self) -> Call:
         exchange = self._exchange
@@ -128,72 +153,17 @@ class _Detour:
         self._exchange.note_answer(body)
         return body
 
-    # --- streams ---
+    # --- streams, which callbacks pass on ---
 
-    def _streamed(self, response: UpstreamResponse, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
-        self._exchange.held = response
-        if self._exchange.client.takes_streams:
-            return GoingOn(partial(self._exchange.stream, response.connection, answer))
-        return self._stream_response(answer, lambda sink: self._relay(response, call, answer, sink))
-
-    async def _stream_cold(self, pending: _Pending, call: Call, answer: AnswerRewriter) -> HttpResponseBase:
+    async def _stream(self) -> HttpResponseBase:
         """A quick load or refusal keeps its status; a long one is waited for with comments, or their like."""
-        self._exchange.held = pending
-        await asyncio.wait({pending.task}, timeout=PATIENCE_S)
-        if pending.task.done():
-            return self._streamed(pending.task.result(), call, answer)
-        return self._stream_response(answer, lambda sink: self._wait_and_relay(pending, call, answer, sink))
-
-    def _stream_response(
-        self, answer: AnswerRewriter, relay: Callable[[Sink], Coroutine[Any, Any, None]]
-    ) -> StreamResponse:
-        async def produce(sink: Sink) -> None:
-            self._plane.open_streams += 1
-            try:
-                error = await self._outcome(relay(sink), sink)
-            finally:
-                self._plane.open_streams -= 1
-            if error is not None:
-                await sink(answer.fail(error))
-
-        headers = fields_of(self._exchange.stream_lines(answer))
-        return StreamResponse(produce, headers=headers, on_close=self._exchange.close)
-
-    async def _outcome(self, relaying: Awaitable[None], sink: Sink) -> ApiError | None:
-        """Write a stream. Returns the error that is to be its last event."""
-        exchange = self._exchange
-        try:
-            await relaying
-        except asyncio.CancelledError:
-            if not sink.is_open:
-                exchange.close()
-                raise
-            error = STOPPING  # the client is there: this worker stops
-        except Exception as failure:  # noqa: BLE001 - see above
-            error = exchange.as_error(failure)
+        exchange, sending = self._exchange, self._dispatch.send()
+        if self._dispatch.has_begun or self._plane.fleet.snapshot.replicas(exchange.entry.model):
+            exchange.held = response = await sending
         else:
-            return None
-        exchange.finish("error", 200, error.code)
-        return error
-
-    async def _wait_and_relay(
-        self, pending: _Pending, call: Call, answer: AnswerRewriter, sink: Sink
-    ) -> None:
-        while not pending.task.done():
-            await sink(answer.waiting(self._plane.loader.progress(self._exchange.entry.model)))
+            exchange.held = pending = _Pending(exchange, sending)
             await asyncio.wait({pending.task}, timeout=PATIENCE_S)
-        self._exchange.held = response = pending.task.result()
-        await self._relay(response, call, answer, sink)
-
-    async def _relay(
-        self, response: UpstreamResponse, call: Call, answer: AnswerRewriter, sink: Sink
-    ) -> None:
-        exchange, relay = self._exchange, Relay(answer, sink.put, call.hide_usage)
-        try:
-            await relay.run(response, sink)
-        finally:
-            exchange.draft.note_stream(relay.close())
-        if relay.failed:
-            exchange.finish("error", 200, "node_error_event")
-        else:
-            exchange.finish("ok", 200)
+            if not pending.task.done():
+                return GoingOn(pending.begin_telling)
+            exchange.held = response = pending.task.result()
+        return GoingOn(partial(exchange.stream, response.connection))

@@ -25,7 +25,7 @@ cdef class Exchange:
     cdef readonly bint is_admitted
     cdef readonly Dispatch dispatch
     cdef public object call, held, asked
-    cdef object _request, _detour, _offer
+    cdef object _request, _detour, _offer, _writer
     cdef Begun _begun
     cdef Relay _relay
     cdef Outlet _outlet
@@ -38,13 +38,16 @@ cdef class Exchange:
     cpdef on_news(self)
     @cython.locals(body=bytes, content=bytes)
     cdef _answer(self, Begun begun)
-    @cython.locals(relay=Relay)
-    cpdef stream(self, Connection connection, object answer)
+    @cython.locals(relay=Relay, outlet=Outlet)
+    cpdef stream(self, Connection connection)
+    cdef _open_stream(self)
+    @cython.locals(outlet=Outlet)
+    cpdef say_waiting(self)
     cdef _forget(self)
     cpdef go_on(self)
     @cython.locals(relay=Relay, last=bytes)
     cpdef on_stream_end(self)
-    cdef _break_off(self, Relay relay, object error)
+    cpdef break_off(self, object error)
     cdef _end_stream(self, bytes last, str outcome, str error_code=*)
     cpdef close(self)
     @cython.locals(keys=KeyRing)
@@ -67,6 +70,5 @@ cdef class Exchange:
     cpdef as_error(self, object error)
     @cython.locals(entry=Entry, lines=bytes)
     cpdef bytes lines(self, bytes content_type)
-    cpdef bytes stream_lines(self, object answer)
     @cython.locals(draft=RecordDraft, grant=Grant, relay=Relay)
     cpdef finish(self, str outcome, int status, str error_code=*)

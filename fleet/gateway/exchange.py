@@ -5,8 +5,8 @@ Every exchange ends exactly once, in `finish`: answered, refused, failed, or aba
 the first byte an error has its HTTP status and the dialect's envelope; after it, the error is an event of the
 dialect's stream, and the stream ends there.
 
-An ordinary request is answered by callbacks alone, streams too. One that has to wait goes on as a detour, a
-coroutine (`fleet.gateway.detour`), from the step that it has come to.
+An ordinary request is answered by callbacks alone, and so is every stream once a node has begun it. One that
+has to wait goes on as a detour, a coroutine (`fleet.gateway.detour`), from the step that it has come to.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class Exchange:
         self.dispatch: Dispatch | None = None
         self.held: _Closable | None = None  # at a node: what was begun, a pending request, or its response
         self._begun: Begun | None = None  # at a node, as long as no task waits for its answer
-        self._relay: Relay | None = None  # of a stream that runs without a task
+        self._writer: AnswerRewriter | None = None  # of a stream that has begun for the client
         self._outlet: Outlet | None = None  # where it goes
+        self._relay: Relay | None = None  # of one that a node has begun
         self._finished = False
 
     # --- by callbacks ---
@@ -146,12 +147,11 @@ class Exchange:
         if not connection.failed():
             if state is WAITING or state is HEAD:
                 return
-            is_ready = self.client.takes_streams if call.stream else state is END
-            if is_ready and dispatch.accept(begun):
+            if (call.stream or state is END) and dispatch.accept(begun):
                 self._begun = None
                 if call.stream:
                     begun.forget()
-                    self.stream(begun.connection, self.rewriter())
+                    self.stream(begun.connection)
                 else:
                     self._answer(begun)
                 return
@@ -178,16 +178,30 @@ class Exchange:
 
     # --- a stream, by callbacks ---
 
-    def stream(self, connection: Connection, answer: AnswerRewriter) -> None:
+    def stream(self, connection: Connection) -> None:
         """Pass a stream on, whose head is there."""
-        call = self.call
-        assert call is not None
-        self._outlet = outlet = self.client.stream(self.stream_lines(answer))
-        self._relay = relay = Relay(answer, outlet.put, call.hide_usage, self)
-        self.plane.open_streams += 1
+        if self._outlet is None:
+            self._open_stream()
+        outlet, call = self._outlet, self.call
+        assert outlet is not None and call is not None and self._writer is not None  # noqa: PT018
+        self._relay = relay = Relay(self._writer, outlet.put, call.hide_usage, self)
         self._forget()
         relay.begin(connection)
         outlet.flush()
+
+    def _open_stream(self) -> None:
+        self._writer = writer = self.rewriter()
+        self._outlet = self.client.stream(self.lines(writer.stream_type.encode()) + STREAM_LINES)
+        self.plane.open_streams += 1
+
+    def say_waiting(self) -> None:
+        """Tell a streaming client how far its model's load is, unless it has not read what it was told."""
+        if self._outlet is None:
+            self._open_stream()
+        outlet, writer = self._outlet, self._writer
+        assert outlet is not None and writer is not None  # noqa: PT018
+        if outlet.has_room():
+            outlet.put(writer.waiting(self.plane.loader.progress(self.entry.model)))
 
     def _forget(self) -> None:
         """Keep only what the end of a stream needs: it may go on for long."""
@@ -202,22 +216,20 @@ class Exchange:
         """Complete the client's stream; its last event may be why the node's is not whole."""
         relay = self._relay
         assert relay is not None
-        if not self.client.is_open:
-            self.close()
-            return
         try:
             last = relay.rest()
         except Exception as error:  # noqa: BLE001 - see above
-            self._break_off(relay, self.as_error(error))
+            self.break_off(self.as_error(error))
             return
         if relay.failed:
             self._end_stream(last, "error", "node_error_event")
         else:
             self._end_stream(last, "ok")
 
-    def _break_off(self, relay: Relay, error: ApiError) -> None:
+    def break_off(self, error: ApiError) -> None:
         """End a stream with an error as its last event."""
-        self._end_stream(relay.answer.fail(error), "error", error.code)
+        assert self._writer is not None
+        self._end_stream(self._writer.fail(error), "error", error.code)
 
     def _end_stream(self, last: bytes, outcome: Outcome, error_code: str = "") -> None:
         assert self._outlet is not None
@@ -235,9 +247,11 @@ class Exchange:
 
     def stop(self) -> None:
         """End the exchange: this worker stops, and the client is there."""
-        if self._relay is not None:
-            self._break_off(self._relay, STOPPING)
-        elif not self._finished:
+        if self._finished:
+            return
+        if self._outlet is not None:
+            self.break_off(STOPPING)
+        else:
             self.client.respond(self.refuse(STOPPING))
 
     # --- steps that need not wait, each unless it is done; False where one has to ---
@@ -367,19 +381,16 @@ class Exchange:
         lines = answer_lines(content_type, entry, wait_s, () if call is None else call.ignored)
         return lines if grant is None else lines + self.dialect.limit_lines(grant.key.limits, grant)
 
-    def stream_lines(self, answer: AnswerRewriter) -> bytes:
-        """The header lines of a stream."""
-        return self.lines(answer.stream_type.encode()) + STREAM_LINES
-
     def finish(self, outcome: Outcome, status: int, error_code: str = "") -> None:
         """End the exchange: the first call decides how. What it holds is given up here and nowhere else."""
         if self._finished:
             return
         self._finished = True
         draft, grant, relay = self.draft, self.grant, self._relay
+        if self._outlet is not None:
+            self.plane.open_streams -= 1
         if relay is not None:
             self._relay = None
-            self.plane.open_streams -= 1
             draft.note_stream(relay.close())
         if self.held is not None:
             self.held.close()

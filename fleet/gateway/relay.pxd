@@ -7,8 +7,7 @@ from fleet.gateway.http.connection cimport Connection
 
 
 cdef class Relay:
-    cdef readonly object answer
-    cdef object _owner
+    cdef object _answer, _owner
     cdef SSEScanner _scanner
     cdef object _tap
     cdef Connection _connection
@@ -19,9 +18,8 @@ cdef class Relay:
     @cython.locals(connection=Connection)
     cpdef on_news(self)
     cpdef go_on(self)
-    cpdef bytes rest(self)
     @cython.locals(is_whole=bint, rest=bytes)
-    cdef bytes _rest(self, object error)
+    cpdef bytes rest(self)
 
 
 cdef bint _is_json(bytes data) except -1

@@ -14,13 +14,11 @@ from typing import Protocol
 
 import msgspec
 
-from cortex_site.http.response import Sink
 from ext.sse import SSEScanner
 from ext.stream import Tap
 from fleet.gateway.dialects.base import AnswerRewriter
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
-from fleet.gateway.http.response import UpstreamResponse
 from fleet.gateway.record import metrics
 from fleet.gateway.record.draft import Passed
 from fleet.gateway.record.metrics import Gaps
@@ -34,17 +32,13 @@ class Owner(Protocol):
 
 
 class Relay:
-    """`begin` moves one stream by callbacks, `run` in a task; `close` tells what was seen of it."""
+    """`begin` moves one stream, `rest` ends it; `close` tells what was seen of it."""
 
     def __init__(
-        self,
-        answer: AnswerRewriter,
-        put: Callable[[bytes], bool],
-        hide_usage: bool,
-        owner: Owner | None = None,
+        self, answer: AnswerRewriter, put: Callable[[bytes], bool], hide_usage: bool, owner: Owner
     ) -> None:
-        self.answer = answer
-        self._owner = owner
+        self._answer = answer
+        self._owner: Owner | None = owner
         self._scanner = SSEScanner(hide_usage)
         rewrite = None if answer.is_verbatim else answer.feed
         self._tap = Tap(self._scanner, rewrite, put, time.monotonic, metrics.GAP.bounds)
@@ -67,8 +61,6 @@ class Relay:
         """Whether the client has the stream's end: what follows on the node's connection does not matter."""
         return self._scanner.done or self.failed
 
-    # --- by callbacks ---
-
     def begin(self, connection: Connection) -> None:
         """Move the stream from now on; its owner ends it with `rest`."""
         self._connection = connection
@@ -88,9 +80,7 @@ class Relay:
     def rest(self) -> bytes:
         """Return what completes the client's stream. Raises why it cannot be completed."""
         assert self._connection is not None
-        return self._rest(self._connection.error)
-
-    def _rest(self, error: Exception | None) -> bytes:
+        error = self._connection.error
         is_whole = error is None or (self._ended and isinstance(error, UpstreamError))
         rest = self._scanner.close()
         if error is not None and not is_whole:
@@ -99,19 +89,7 @@ class Relay:
             if not self._scanner.finish:
                 raise UpstreamError("closed", "the node ended the stream without [DONE]")
             rest += b"data: [DONE]\n\n"  # some servers send none: the answer was whole, and so was the body
-        return self.answer.feed(rest) + self.answer.close()
-
-    # --- in a task ---
-
-    async def run(self, response: UpstreamResponse, sink: Sink) -> None:
-        """Move the stream to its end. Raises `UpstreamError` when the node's stream is not whole."""
-        failure = None
-        try:
-            await response.pour(self._tap.take, sink.drain)
-        except UpstreamError as error:
-            failure = error
-        if rest := self._rest(failure):
-            await sink(rest)
+        return self._answer.feed(rest) + self._answer.close()
 
 
 def _is_json(data: bytes) -> bool:

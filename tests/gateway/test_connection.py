@@ -47,19 +47,20 @@ class Socket(asyncio.Transport):
 
 
 class Taker:
-    """Takes what is poured, says each time whether it wants more, and is drained when a test says so."""
+    """Takes what is poured, says each time whether it wants more, and hears when that was all."""
 
-    def __init__(self, *wants_more: bool) -> None:
+    def __init__(self, connection: Connection, *wants_more: bool) -> None:
         self.taken = b""
-        self.drained = asyncio.Event()
+        self.has_all = False
+        self._connection = connection
         self._wants_more = list(wants_more)
 
     def take(self, data: bytes) -> bool:
         self.taken += data
         return self._wants_more.pop(0) if self._wants_more else True
 
-    async def drain(self) -> None:
-        await self.drained.wait()
+    def on_news(self) -> None:
+        self.has_all = self._connection.is_poured()
 
 
 @pytest.fixture
@@ -96,28 +97,24 @@ def chunk(data: bytes) -> bytes:
 
 
 async def test_a_large_piece_before_the_pour_does_not_stop_the_socket(connection, sock):
-    large, taker = b"x" * (HIGH_WATER_BYTES + 1), Taker()
-    taker.drained.set()
+    large, taker = b"x" * (HIGH_WATER_BYTES + 1), Taker(connection)
     await asked(connection, sock, HEAD + chunk(large))
     assert not sock.is_read
-    task = asyncio.create_task(connection.pour(taker.take, taker.drain))
-    await soon()
+    connection.pour_into(taker.take, taker)
     sock.receive(chunk(b"y") + END)
-    await task
+    assert taker.has_all
     assert taker.taken == large + b"y"
 
 
 async def test_a_slow_taker_pauses_the_socket_until_it_is_drained(connection, sock):
-    taker = Taker(True, False)
+    taker = Taker(connection, True, False)
     await asked(connection, sock, HEAD + chunk(b"a"))
-    task = asyncio.create_task(connection.pour(taker.take, taker.drain))
-    await soon()
+    connection.pour_into(taker.take, taker)
     sock.receive(chunk(b"b"))
     assert not sock.is_read
-    taker.drained.set()
-    await soon()
+    connection.go_on()
     sock.receive(chunk(b"c") + END)
-    await task
+    assert taker.has_all
     assert taker.taken == b"abc"
 
 
@@ -130,24 +127,22 @@ async def test_a_taker_that_fails_at_the_last_piece_is_heard(connection, sock, b
     def take(data: bytes) -> bool:
         raise ZeroDivisionError
 
+    taker = Taker(connection)
     await asked(connection, sock, beginning)
-    task = asyncio.create_task(connection.pour(take, asyncio.Event().wait))
-    await soon()
+    connection.pour_into(take, taker)
     if end:
         sock.receive(end)
-    with pytest.raises(ZeroDivisionError):
-        await task
+    assert taker.has_all
+    assert isinstance(connection.error, ZeroDivisionError)
 
 
 async def test_a_connection_left_by_a_slow_taker_is_read_by_the_next_exchange(connection, sock):
-    taker = Taker(False)
+    taker = Taker(connection, False)
     await asked(connection, sock, HEAD)
-    task = asyncio.create_task(connection.pour(taker.take, taker.drain))
-    await soon()
+    connection.pour_into(taker.take, taker)
     sock.receive(chunk(b"a") + END)
-    await soon()
-    task.cancel()
-    await asyncio.wait([task])
+    assert not taker.has_all
+    connection.listen(None)
     assert connection.may_be_kept()
     connection.rest()
     await asked(connection, sock, LENGTH_HEAD % 0)

@@ -84,23 +84,26 @@ async def receive(parts: list[bytes]) -> bytes | str:
         body.extend(data)
         return True
 
-    async def exchange() -> None:
-        connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
-        await connection.head()
-        await connection.pour(take, asyncio.Event().wait)
+    class Listener:
+        """Has the body poured once its head is there."""
 
-    task = asyncio.create_task(exchange())
-    await asyncio.sleep(0)
+        is_pouring = False
+
+        def on_news(self) -> None:
+            if connection.answer.status and not self.is_pouring:
+                self.is_pouring = True
+                connection.pour_into(take, self)
+            elif self.is_pouring:
+                connection.is_poured()
+
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
+    connection.listen(Listener())
     for part in parts:
         if not transport.closed:
             transport.protocol.data_received(part)
-        await asyncio.sleep(0)
     transport.protocol.connection_lost(None)
-    try:
-        await task
-    except UpstreamError as error:
-        return error.kind
-    return bytes(body)
+    error = connection.error
+    return error.kind if isinstance(error, UpstreamError) else bytes(body)
 
 
 @pytest.fixture(scope="module")

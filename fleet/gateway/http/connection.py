@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import cast
 
 from cortex_site.http.answer_reader import AnswerReader
@@ -27,7 +27,7 @@ _NO_ANSWER = AnswerReader(END)  # to a connection that rests
 
 
 class Connection:
-    """One connection, for one exchange at a time: `send`, `head`, then `has_body` and `body.take`, or `pour`.
+    """One connection, for one exchange at a time: `send`, `head`, then `has_body` and `body.take`.
 
     Who does not wait in a task is told to look at it: `listen`, then `pour_into`.
     """
@@ -65,7 +65,7 @@ class Connection:
             self._pass_on_at_once(self._take)
             if answer.state is BODY and not self.body.is_paused:
                 self._waiter.put_off(self._loop.time() + self._bounds.idle_s)
-                return  # without waking `pour`
+                return  # without telling anybody
         elif self.body.size > HIGH_WATER_BYTES:
             self.body.pause()
         self._waiter.notify()
@@ -160,34 +160,12 @@ class Connection:
             await self._waiter.wait(self._loop.time() + self._bounds.idle_s)
         return True
 
-    async def pour(self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]) -> None:
-        """Pass the whole body to `take` from the socket's own callback, so that no task wakes for a piece.
-
-        If `take` returns False, the socket is paused until `drain` has returned. Raises what `take` raises,
-        and `UpstreamError`.
-        """
-        self._take = take
-        try:
-            while True:
-                self._pass_on(take)
-                if self.body.is_paused:
-                    await drain()
-                    self.body.resume()
-                elif self.answer.state is END and self._waiter.error is None:
-                    return
-                else:
-                    self._open_inlet(take)
-                    await self._waiter.wait(self._loop.time() + self._bounds.idle_s)
-        finally:
-            self._close_inlet()
-            self._take = None
-
     def _pass_on(self, take: Callable[[bytes], bool]) -> None:
         if self.body.size and not self.body.is_paused and not take(self.body.take()):
             self.body.pause()
 
     def _pass_on_at_once(self, take: Callable[[bytes], bool]) -> None:
-        """Pass on from the socket's callback: `pour` raises what `take` raises."""
+        """Pass on from the socket's callback: what `take` raises is the connection's `error`."""
         try:
             self._pass_on(take)
         except Exception as error:  # noqa: BLE001

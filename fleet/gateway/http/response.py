@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
@@ -45,12 +44,6 @@ class UpstreamResponse:
             if size > max_bytes:
                 raise UpstreamError("protocol", f"the answer is longer than {max_bytes} bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def pour(
-        self, take: Callable[[bytes], bool], drain: Callable[[], Awaitable[None]]
-    ) -> Coroutine[Any, Any, None]:
-        """Pass the whole body to `take`; see `Connection.pour`."""
-        return self.connection.pour(take, drain)
 
     def close(self) -> None:
         """Return the connection to the pool, or cut it if the body was not read to its end."""
