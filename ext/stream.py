@@ -22,7 +22,7 @@ class Outlet:
     The client is slow while `flow.write_paused`.
     """
 
-    def __init__(self, write: Callable[[bytes], None], flow: Any, chunked: bool, head: bytes = b"") -> None:
+    def __init__(self, write: Callable[[bytes], object], flow: Any, chunked: bool, head: bytes = b"") -> None:
         self._write = write
         self.flow = flow
         self.chunked = chunked
