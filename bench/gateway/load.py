@@ -35,7 +35,6 @@ from cortex_site.base.scheduling import wake_promptly
 GRACE_S = 5.0  # a stream may end so much later than its node's
 LATE_S = 0.25  # the window of paced streams ends so long before the first of them does
 
-
 Dialect = Literal["chat", "messages", "responses"]
 PATHS: dict[Dialect, str] = {"chat": "chat/completions", "messages": "messages", "responses": "responses"}
 

@@ -131,7 +131,8 @@ class Awaited:
         else:
             if self._rest is not None:
                 await self._go_on(self._rest)
-        assert self._response is not None
+        if self._response is None:  # the client left before its stream began
+            raise asyncio.CancelledError
         return self._response
 
     async def _go_on(self, rest: Rest) -> None:

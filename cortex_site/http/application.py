@@ -24,11 +24,11 @@ from ninja.errors import HttpError
 
 from cortex_site.http.answering import Endpoint, Rest
 from cortex_site.http.asgi import (
+    AsgiLine,
     ClientGoneError,
     Receive,
     Scope,
     Send,
-    cancel_on_disconnect,
     read_request,
     run_lifespan,
     send_response,
@@ -212,15 +212,16 @@ class Application:
             parsed = await read_request(scope, receive, self.bounds.max_body_bytes)
         except ClientGoneError:
             return
-        request = Request(parsed, scope.get("client"))
+        line = AsgiLine()
+        request = Request(parsed, scope.get("client"), line)
         task, response = asyncio.current_task(), None
         assert task is not None
-        watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
+        watcher = asyncio.create_task(line.cancel_on_disconnect(receive, task))
         try:
             response = await self.respond(request)
             if (compressing := self.finish(request, response)) is not None:
                 await compressing
-            await send_response(response, send, head_only=request.method == "HEAD")
+            await send_response(response, send, line, head_only=request.method == "HEAD")
         except asyncio.CancelledError:
             if not watcher.done():  # the server is stopping; the client is still there
                 raise

@@ -54,13 +54,25 @@ async def _read_body(receive: Receive, max_body_bytes: int) -> bytes:
     raise ClientGoneError
 
 
-async def cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+class AsgiLine:
+    """The `Line` of a request: it is open until the server says that the client has disconnected."""
+
+    def __init__(self) -> None:
+        self._has_left = False
+
+    def is_closing(self) -> bool:
+        return self._has_left
+
+    async def cancel_on_disconnect(self, receive: Receive, task: asyncio.Task[Any]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        task.cancel()
 
 
-async def send_response(response: HttpResponseBase, send: Send, *, head_only: bool = False) -> None:
+async def send_response(
+    response: HttpResponseBase, send: Send, line: AsgiLine, *, head_only: bool = False
+) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if not isinstance(response, StreamResponse):
@@ -74,7 +86,7 @@ async def send_response(response: HttpResponseBase, send: Send, *, head_only: bo
     try:
         await send(start)
         if not head_only:
-            sink = _AsgiSink(send)
+            sink = _AsgiSink(send, line)
             await response.produce(sink)
             await sink.drain()
         await send({"type": "http.response.body", "body": b""})
@@ -85,11 +97,14 @@ async def send_response(response: HttpResponseBase, send: Send, *, head_only: bo
 class _AsgiSink:
     """A `Sink` on any ASGI server: `put` keeps chunks until `drain`."""
 
-    is_open = False  # not known here, so that a cancelled stream assumes that its client has left
-
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, line: AsgiLine) -> None:
         self._send = send
+        self._line = line
         self._unsent: list[bytes] = []
+
+    @property
+    def is_open(self) -> bool:
+        return not self._line.is_closing()
 
     def put(self, chunk: bytes) -> bool:
         self._unsent.append(chunk)

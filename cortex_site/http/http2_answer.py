@@ -16,7 +16,7 @@ from cortex_site.http.response import BytesResponse, GoingOn, Response, fields_o
 from ext.stream import Outlet
 
 
-class Server(Protocol):
+class Serving(Protocol):
     """What a connection does for the answers on it."""
 
     tasks: set[Any]  # uvicorn waits for them, and then cancels them
@@ -34,10 +34,10 @@ class Http2Answer:
     """The `Asker` of one request. To uvicorn it is the task that answers."""
 
     def __init__(
-        self, application: Application, server: Server, stream: Http2Stream, request: ParsedRequest
+        self, application: Application, serving: Serving, stream: Http2Stream, request: ParsedRequest
     ) -> None:
         self._application = application
-        self._server = server
+        self._serving = serving
         self._stream = stream
         self._request = request
         self._answering: Answering | None = None
@@ -49,12 +49,12 @@ class Http2Answer:
 
     def _begin(self, answering: Answering) -> None:
         self._answering = answering
-        self._stream.writer = self
-        self._server.tasks.add(self)
+        self._stream.answerer = self
+        self._serving.tasks.add(self)
 
     def _over(self) -> None:
-        self._answering = self._stream.writer = None
-        self._server.tasks.discard(self)
+        self._answering = self._stream.answerer = None
+        self._serving.tasks.discard(self)
 
     # --- what its client does ---
 
@@ -85,17 +85,17 @@ class Http2Answer:
     def end_stream(self) -> None:
         self._over()
         self._stream.finish()
-        self._server.let_read(self._stream)
+        self._serving.let_read(self._stream)
 
     def respond(self, response: HttpResponseBase) -> None:
         assert isinstance(response, BytesResponse | HttpResponse)
         self._over()
         if self._application.finishing(self._request, len(response.content)) is None:
-            self._server.start(self._stream, self._request, lambda: _given(response))
+            self._serving.start(self._stream, self._request, lambda: _given(response))
         else:
             self._application.finish(self._request, response)
             self._stream.say(response)
-            self._server.let_read(self._stream)
+            self._serving.let_read(self._stream)
 
     # --- with a task ---
 
@@ -103,7 +103,7 @@ class Http2Answer:
         self._handed_over = self._answering
         self._over()
         self._stream.handed_over = self
-        self._server.start(self._stream, self._request, rest).add_done_callback(self._rested)
+        self._serving.start(self._stream, self._request, rest).add_done_callback(self._rested)
 
     def go_on_without(self, response: GoingOn) -> None:
         """Let the answer go on without its task, which ends."""

@@ -38,7 +38,7 @@ class Line(Protocol):
         """Whether nothing can be sent any more."""
 
 
-class Writer(Protocol):
+class Answerer(Protocol):
     """Who makes the answer by callbacks."""
 
     def go_on(self) -> None:
@@ -61,6 +61,7 @@ class Http2Stream:
     __slots__ = (
         "_line",
         "_sent",
+        "answerer",
         "body_parts",
         "body_size",
         "handed_over",
@@ -75,7 +76,6 @@ class Http2Stream:
         "timer",
         "unsent",
         "write_paused",
-        "writer",
     )
 
     def __init__(self, line: Line, ident: int, head: ParsedRequest) -> None:
@@ -90,8 +90,8 @@ class Http2Stream:
         self.is_ending = False  # `unsent` is the answer's last
         self.unsent = bytearray()
         self.write_paused = False  # whoever writes waits for room
-        self.writer: Writer | None = None
-        self.handed_over: Writer | None = None  # to `task`, by this one
+        self.answerer: Answerer | None = None
+        self.handed_over: Answerer | None = None  # to `task`, by this one
         self.task: asyncio.Task[None] | None = None  # that answers
         self.timer: asyncio.TimerHandle | None = None  # until the request must be whole
         self._line = line
@@ -111,8 +111,8 @@ class Http2Stream:
         self.unsent.clear()
         self.body_parts.clear()
         self._sent.set()
-        if self.writer is not None:
-            self.writer.close()
+        if self.answerer is not None:
+            self.answerer.close()
 
     def all_is_sent(self) -> None:
         """Called when `unsent` has become empty."""
@@ -123,8 +123,8 @@ class Http2Stream:
         """Let the writer of the answer go on, if it waits for room that is there now."""
         if self.write_paused and not self._is_full:
             self.write_paused = False
-            if self.writer is not None:
-                self.writer.go_on()
+            if self.answerer is not None:
+                self.answerer.go_on()
 
     @property
     def _is_full(self) -> bool:

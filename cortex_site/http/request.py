@@ -52,7 +52,7 @@ class Request(HttpRequest):
 
     @property
     def is_open(self) -> bool:
-        """False once the client has disconnected, and over ASGI, where that is not known."""
+        """False once the client has disconnected."""
         return self._line is not None and not self._line.is_closing()
 
     @property

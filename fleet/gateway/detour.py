@@ -17,9 +17,10 @@ from django.http.response import HttpResponseBase
 from cortex_site.http.answering import Asker, Awaited, Endpoint
 from cortex_site.http.parsed_request import ParsedRequest
 from cortex_site.http.request import Request
-from cortex_site.http.response import BytesResponse, GoingOn
+from cortex_site.http.response import BytesResponse, GoingOn, fields_of
 from fleet.gateway.data_plane import DataPlane
 from fleet.gateway.dialects.base import AnswerRewriter, Call, Dialect
+from fleet.gateway.dispatch import JSON
 from fleet.gateway.exchange import STOPPING, Exchange
 from fleet.gateway.http.response import UpstreamResponse
 from fleet.translation import failure_alone
@@ -145,12 +146,14 @@ class _Detour:
         while failure := failure_alone(body):
             self._dispatch.refuse(failure.as_error())
             body = await self._read(await self._dispatch.send())
-        return self._exchange.respond(answer.whole(body))
+        response = BytesResponse(answer.whole(body), headers=fields_of(self._exchange.lines(JSON)))
+        self._exchange.finish("ok", 200)
+        return response
 
     async def _read(self, response: UpstreamResponse) -> bytes:
         self._exchange.held = response
         body = await response.read(self._plane.config.gateway.max_body_bytes)
-        self._exchange.note_answer(body)
+        self._exchange.draft.note_answer(body)
         return body
 
     # --- streams, which callbacks pass on ---

@@ -164,7 +164,7 @@ class Exchange:
         body = begun.connection.body.take()
         begun.close()
         try:
-            self.note_answer(body)
+            self.draft.note_answer(body)
             content = None if failure_alone(body) else self.rewriter().whole(body)
         except Exception as error:  # noqa: BLE001 - see above
             self.client.respond(self.refuse(self.as_error(error)))
@@ -180,28 +180,30 @@ class Exchange:
 
     def stream(self, connection: Connection) -> None:
         """Pass a stream on, whose head is there."""
-        if self._outlet is None:
-            self._open_stream()
-        outlet, call = self._outlet, self.call
-        assert outlet is not None and call is not None and self._writer is not None  # noqa: PT018
+        if not self.client.is_open:
+            self.close()
+            return
+        outlet, call = self._open_stream(), self.call
+        assert call is not None and self._writer is not None  # noqa: PT018
         self._relay = relay = Relay(self._writer, outlet.put, call.hide_usage, self)
         self._forget()
         relay.begin(connection)
         outlet.flush()
 
-    def _open_stream(self) -> None:
-        self._writer = writer = self.rewriter()
-        self._outlet = self.client.stream(self.lines(writer.stream_type.encode()) + STREAM_LINES)
-        self.plane.open_streams += 1
+    def _open_stream(self) -> Outlet:
+        """Begin the client's stream, unless it has begun."""
+        if self._outlet is None:
+            self._writer = writer = self.rewriter()
+            self._outlet = self.client.stream(self.lines(writer.stream_type.encode()) + STREAM_LINES)
+            self.plane.open_streams += 1
+        return self._outlet
 
     def say_waiting(self) -> None:
         """Tell a streaming client how far its model's load is, unless it has not read what it was told."""
-        if self._outlet is None:
-            self._open_stream()
-        outlet, writer = self._outlet, self._writer
-        assert outlet is not None and writer is not None  # noqa: PT018
+        outlet = self._open_stream()
+        assert self._writer is not None
         if outlet.has_room():
-            outlet.put(writer.waiting(self.plane.loader.progress(self.entry.model)))
+            outlet.put(self._writer.waiting(self.plane.loader.progress(self.entry.model)))
 
     def _forget(self) -> None:
         """Keep only what the end of a stream needs: it may go on for long."""
@@ -216,6 +218,9 @@ class Exchange:
         """Complete the client's stream; its last event may be why the node's is not whole."""
         relay = self._relay
         assert relay is not None
+        if not self.client.is_open:
+            self.close()
+            return
         try:
             last = relay.rest()
         except Exception as error:  # noqa: BLE001 - see above
@@ -343,16 +348,6 @@ class Exchange:
         return self.dialect.answer(self.call, self.request_id)
 
     # --- ends ---
-
-    def note_answer(self, body: bytes) -> None:
-        """Read a whole answer. Raises `UpstreamError` when it is none."""
-        self.draft.note_answer(body)
-
-    def respond(self, content: bytes) -> BytesResponse:
-        """The response of an exchange that went well."""
-        response = BytesResponse(content, headers=fields_of(self.lines(JSON)))
-        self.finish("ok", 200)
-        return response
 
     def lost(self, cause: UpstreamError) -> ApiError:
         node = self.entry.node
