@@ -172,8 +172,8 @@ def passages() -> dict[str, Callable[[], object]]:
 
     def way(stream: Any, http: Any, sse: Any) -> Callable[[], object]:
         outlet = stream.Outlet(lambda _: None, _Flow(), True)
-        tap = stream.Tap(sse.SSEScanner(True), None, outlet.put, time.monotonic)
-        inlet = stream.Inlet(http.Chunks(), tap.take, None, time.monotonic)
+        tap = stream.Tap(sse.SSEScanner(True), None, outlet)
+        inlet = stream.Inlet(http.Chunks(), tap, None, time.monotonic)
         return lambda: inlet.data_received(framed)
 
     return {

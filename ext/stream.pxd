@@ -25,16 +25,18 @@ cdef class Tap:
     cdef readonly list gaps
     cdef object _bounds
     cdef SSEScanner _scanner
-    cdef object _rewrite, _put, _clock
+    cdef object _rewrite
+    cdef Outlet _outlet
 
-    @cython.locals(now=double, passed=bytes)
-    cpdef bint take(self, bytes data) except -1
+    @cython.locals(passed=bytes)
+    cpdef bint take(self, bytes data, double now) except -1
 
 
 cdef class Inlet:
     cdef readonly double heard_at
     cdef Chunks _chunks
-    cdef object _take, _owner, _clock
+    cdef Tap _tap
+    cdef object _owner, _clock
 
     @cython.locals(chunks=Chunks, body=bytes)
     cpdef data_received(self, bytes data)

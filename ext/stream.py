@@ -2,8 +2,9 @@
 """The three parts that a piece of a stream passes on its way through the gateway.
 
 `Inlet` receives it from the node's socket, `Tap` observes it, `Outlet` writes it to the client's transport.
-They call one another directly: compiled, no line of Python runs for a piece. They know bytes and the
-functions that they are given; sockets, clocks and tasks belong to their owner.
+They call one another directly: compiled, no line of Python runs for a piece, and of one that many others
+came between little has to be fetched from memory. They know bytes and the functions that they are given;
+sockets, clocks and tasks belong to their owner.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Outlet:
 
 
 class Tap:
-    """Observes a stream as it passes. Times are those of `clock`.
+    """Observes a stream as it passes.
 
     `gaps` counts the times between two pieces by bucket: one for each of `bounds`, its upper limit included,
     and one above the last.
@@ -65,8 +66,7 @@ class Tap:
         self,
         scanner: SSEScanner,
         rewrite: Callable[[bytes], bytes] | None,
-        put: Callable[[bytes], bool],
-        clock: Callable[[], float],
+        outlet: Outlet,
         bounds: Sequence[float] = (),
     ) -> None:
         self.first_token: float | None = None  # when something visible passed
@@ -76,12 +76,10 @@ class Tap:
         self._bounds = bounds
         self._scanner = scanner
         self._rewrite = rewrite
-        self._put = put
-        self._clock = clock
+        self._outlet = outlet
 
-    def take(self, data: bytes) -> bool:
-        """Scan a piece, rewrite it and pass it on. Return False while the client is slow."""
-        now = self._clock()
+    def take(self, data: bytes, now: float) -> bool:
+        """Scan a piece that came `now`, rewrite it and pass it on. Return False while the client is slow."""
         if self.first is None:
             self.first = now
         else:
@@ -92,25 +90,20 @@ class Tap:
             passed = self._rewrite(passed)
         if self.first_token is None and self._scanner.visible:
             self.first_token = now
-        if passed:
-            has_room: bool = self._put(passed)
-            return has_room
-        return True
+        return self._outlet.put(passed) if passed else True
 
 
 class Inlet:
-    """The asyncio protocol of a node's connection while a chunked body streams. Every piece goes to `take`.
+    """The asyncio protocol of a node's connection while a chunked body streams. Every piece goes to `tap`.
 
-    `owner` is the connection itself. `on_full` tells it that `take` wants no more, `on_stopped` that the
-    chunks have stopped, `on_failed` what `take` raised. All other events of a protocol are passed to it.
+    `owner` is the connection itself. `on_full` tells it that the tap wants no more, `on_stopped` that the
+    chunks have stopped, `on_failed` what the tap raised. All other events of a protocol are passed to it.
     """
 
-    def __init__(
-        self, chunks: Chunks, take: Callable[[bytes], bool], owner: Any, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, chunks: Chunks, tap: Tap, owner: Any, clock: Callable[[], float]) -> None:
         self.heard_at = clock()
         self._chunks = chunks
-        self._take = take
+        self._tap = tap
         self._owner = owner
         self._clock = clock
 
@@ -119,7 +112,7 @@ class Inlet:
         chunks = self._chunks
         body = chunks.feed(data)
         try:
-            if body and not self._take(body):
+            if body and not self._tap.take(body, self.heard_at):
                 self._owner.on_full()
         except Exception as error:  # noqa: BLE001 - raised again where its owner waits
             self._owner.on_failed(error)

@@ -185,7 +185,7 @@ class Exchange:
             return
         outlet, call = self._open_stream(), self.call
         assert call is not None and self._writer is not None  # noqa: PT018
-        self._relay = relay = Relay(self._writer, outlet.put, call.hide_usage, self)
+        self._relay = relay = Relay(self._writer, outlet, call.hide_usage, self)
         self._forget()
         relay.begin(connection)
         outlet.flush()

@@ -3,16 +3,17 @@
 cimport cython
 
 from ext.sse cimport SSEScanner
+from ext.stream cimport Tap
 from fleet.gateway.http.connection cimport Connection
 
 
 cdef class Relay:
     cdef object _answer, _owner
     cdef SSEScanner _scanner
-    cdef object _tap
+    cdef Tap _tap
     cdef Connection _connection
 
-    @cython.locals(scanner=SSEScanner)
+    @cython.locals(scanner=SSEScanner, tap=Tap)
     cpdef close(self)
     cpdef begin(self, Connection connection)
     @cython.locals(connection=Connection)

@@ -8,14 +8,12 @@ transports' high-water marks.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from ext.sse import SSEScanner
-from ext.stream import Tap
+from ext.stream import Outlet, Tap
 from fleet.gateway.dialects.base import AnswerRewriter
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
@@ -34,14 +32,12 @@ class Owner(Protocol):
 class Relay:
     """`begin` moves one stream, `rest` ends it; `close` tells what was seen of it."""
 
-    def __init__(
-        self, answer: AnswerRewriter, put: Callable[[bytes], bool], hide_usage: bool, owner: Owner
-    ) -> None:
+    def __init__(self, answer: AnswerRewriter, outlet: Outlet, hide_usage: bool, owner: Owner) -> None:
         self._answer = answer
         self._owner: Owner | None = owner
         self._scanner = SSEScanner(hide_usage)
         rewrite = None if answer.is_verbatim else answer.feed
-        self._tap = Tap(self._scanner, rewrite, put, time.monotonic, metrics.GAP.bounds)
+        self._tap = Tap(self._scanner, rewrite, outlet, metrics.GAP.bounds)
         self._connection: Connection | None = None
 
     def close(self) -> Passed:
@@ -64,7 +60,7 @@ class Relay:
     def begin(self, connection: Connection) -> None:
         """Move the stream from now on; its owner ends it with `rest`."""
         self._connection = connection
-        connection.pour_into(self._tap.take, self)
+        connection.pour_into(self._tap, self)
 
     def on_news(self) -> None:
         connection = self._connection

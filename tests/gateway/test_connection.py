@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from ext.sse import SSEScanner
+from ext.stream import Outlet, Tap
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import HIGH_WATER_BYTES, Connection
 from fleet.gateway.http.errors import UnansweredError, UpstreamError
@@ -46,16 +48,17 @@ class Socket(asyncio.Transport):
         self.is_open = False
 
 
-class Taker:
+class Taker(Tap):
     """Takes what is poured, says each time whether it wants more, and hears when that was all."""
 
     def __init__(self, connection: Connection, *wants_more: bool) -> None:
+        super().__init__(SSEScanner(), None, Outlet(bytearray().extend, None, chunked=False))
         self.taken = b""
         self.has_all = False
         self._connection = connection
         self._wants_more = list(wants_more)
 
-    def take(self, data: bytes) -> bool:
+    def take(self, data: bytes, now: float) -> bool:
         self.taken += data
         return self._wants_more.pop(0) if self._wants_more else True
 
@@ -100,7 +103,7 @@ async def test_a_large_piece_before_the_pour_does_not_stop_the_socket(connection
     large, taker = b"x" * (HIGH_WATER_BYTES + 1), Taker(connection)
     await asked(connection, sock, HEAD + chunk(large))
     assert not sock.is_read
-    connection.pour_into(taker.take, taker)
+    connection.pour_into(taker, taker)
     sock.receive(chunk(b"y") + END)
     assert taker.has_all
     assert taker.taken == large + b"y"
@@ -109,7 +112,7 @@ async def test_a_large_piece_before_the_pour_does_not_stop_the_socket(connection
 async def test_a_slow_taker_pauses_the_socket_until_it_is_drained(connection, sock):
     taker = Taker(connection, True, False)
     await asked(connection, sock, HEAD + chunk(b"a"))
-    connection.pour_into(taker.take, taker)
+    connection.pour_into(taker, taker)
     sock.receive(chunk(b"b"))
     assert not sock.is_read
     connection.go_on()
@@ -124,12 +127,13 @@ async def test_a_slow_taker_pauses_the_socket_until_it_is_drained(connection, so
     ids=["chunked", "length", "at-once"],
 )
 async def test_a_taker_that_fails_at_the_last_piece_is_heard(connection, sock, beginning, end):
-    def take(data: bytes) -> bool:
-        raise ZeroDivisionError
+    class Failing(Taker):
+        def take(self, data: bytes, now: float) -> bool:
+            raise ZeroDivisionError
 
-    taker = Taker(connection)
+    taker = Failing(connection)
     await asked(connection, sock, beginning)
-    connection.pour_into(take, taker)
+    connection.pour_into(taker, taker)
     if end:
         sock.receive(end)
     assert taker.has_all
@@ -139,7 +143,7 @@ async def test_a_taker_that_fails_at_the_last_piece_is_heard(connection, sock, b
 async def test_a_connection_left_by_a_slow_taker_is_read_by_the_next_exchange(connection, sock):
     taker = Taker(connection, False)
     await asked(connection, sock, HEAD)
-    connection.pour_into(taker.take, taker)
+    connection.pour_into(taker, taker)
     sock.receive(chunk(b"a") + END)
     assert not taker.has_all
     connection.listen(None)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from ext.sse import SSEScanner
+from ext.stream import Outlet, Tap
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.connection import Connection
 from fleet.gateway.http.errors import UpstreamError
@@ -80,24 +82,24 @@ async def receive(parts: list[bytes]) -> bytes | str:
     transport = FakeTransport(connection)
     body = bytearray()
 
-    def take(data: bytes) -> bool:
-        body.extend(data)
-        return True
-
-    class Listener:
+    class Taker(Tap):
         """Has the body poured once its head is there."""
 
         is_pouring = False
 
+        def take(self, data: bytes, now: float) -> bool:
+            body.extend(data)
+            return True
+
         def on_news(self) -> None:
             if connection.answer.status and not self.is_pouring:
                 self.is_pouring = True
-                connection.pour_into(take, self)
+                connection.pour_into(self, self)
             elif self.is_pouring:
                 connection.is_poured()
 
     connection.send(b"GET / HTTP/1.1\r\n\r\n", b"")
-    connection.listen(Listener())
+    connection.listen(Taker(SSEScanner(), None, Outlet(body.extend, None, chunked=False)))
     for part in parts:
         if not transport.closed:
             transport.protocol.data_received(part)

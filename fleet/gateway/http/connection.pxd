@@ -3,6 +3,7 @@
 cimport cython
 
 from cortex_site.http.answer_reader cimport AnswerReader
+from ext.stream cimport Tap
 from fleet.gateway.http.body cimport BodyBuffer
 from fleet.gateway.http.waiter cimport Waiter
 
@@ -13,7 +14,8 @@ cdef AnswerReader _NO_ANSWER
 cdef class Connection:
     cdef readonly AnswerReader answer
     cdef readonly BodyBuffer body
-    cdef object _bounds, _loop, _transport, _take, _inlet
+    cdef object _bounds, _loop, _transport, _inlet
+    cdef Tap _tap
     cdef Waiter _waiter
     cdef double _head_until, _idle_since
 
@@ -22,12 +24,11 @@ cdef class Connection:
     cpdef send(self, bytes request, bytes body)
     cpdef listen(self, object listener)
     cpdef bint failed(self)
-    cpdef pour_into(self, object take, object listener)
+    cpdef pour_into(self, Tap tap, object listener)
     cpdef go_on(self)
     cpdef bint is_poured(self) except -1
-    cdef _pass_on(self, object take)
-    cdef _pass_on_at_once(self, object take)
-    cdef _open_inlet(self, object take)
+    cdef _pass_on(self, Tap tap)
+    cdef _open_inlet(self, Tap tap)
     cdef _close_inlet(self)
     cdef _fail(self, object error)
     cpdef abort(self)

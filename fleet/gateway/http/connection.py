@@ -10,12 +10,11 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable
 from typing import cast
 
 from cortex_site.http.answer_reader import AnswerReader
 from cortex_site.http.states import BODY, END, ERROR, WAITING
-from ext.stream import Inlet
+from ext.stream import Inlet, Tap
 from fleet.gateway.http.body import BodyBuffer
 from fleet.gateway.http.bounds import PoolBounds
 from fleet.gateway.http.errors import UnansweredError, UpstreamError
@@ -39,7 +38,7 @@ class Connection:
         self._waiter = Waiter(self._loop, self._on_silence)
         self.answer = _NO_ANSWER  # to the request under way
         self.body = BodyBuffer()
-        self._take: Callable[[bytes], bool] | None = None  # gets body bytes as they come
+        self._tap: Tap | None = None  # gets body bytes as they come
         self._inlet: Inlet | None = None  # stands in for this protocol
         self._idle_since = self._loop.time()
         self._head_until = 0.0  # of the answer
@@ -61,8 +60,8 @@ class Connection:
         self.body.add(answer.feed(data))
         if answer.state is ERROR:
             self._fail(UpstreamError("protocol", answer.error))
-        if self._take is not None:
-            self._pass_on_at_once(self._take)
+        if self._tap is not None:
+            self._pass_on(self._tap)
             if answer.state is BODY and not self.body.is_paused:
                 self._waiter.put_off(self._loop.time() + self._bounds.idle_s)
                 return  # without telling anybody
@@ -112,7 +111,7 @@ class Connection:
 
     def listen(self, listener: Listener | None) -> None:
         """Tell `listener` of what comes of the answer, or of its failure; nobody any more for None."""
-        self._take = None
+        self._tap = None
         self._close_inlet()
         self._waiter.listen(listener, self._head_until)
 
@@ -126,26 +125,26 @@ class Connection:
 
     # --- the body of an answer, by callbacks ---
 
-    def pour_into(self, take: Callable[[bytes], bool], listener: Listener) -> None:
-        """Pass the body to `take` as it comes. `listener` looks with `is_poured` whether that was all.
+    def pour_into(self, tap: Tap, listener: Listener) -> None:
+        """Pass the body to `tap` as it comes. `listener` looks with `is_poured` whether that was all.
 
-        If `take` returns False, the socket is paused until `go_on`.
+        If the tap wants no more, the socket is paused until `go_on`.
         """
-        self._take = take
+        self._tap = tap
         self._waiter.listen(listener, self._loop.time() + self._bounds.idle_s)
         self.go_on()
 
     def go_on(self) -> None:
-        """Let the taker have what comes: it has room."""
+        """Let the tap have what comes: there is room."""
         self.body.resume()
-        if self._take is not None and self.answer.state is BODY:
-            self._open_inlet(self._take)
+        if self._tap is not None and self.answer.state is BODY:
+            self._open_inlet(self._tap)
         self._waiter.notify()
 
     def is_poured(self) -> bool:
         """Pass on what has come. Return whether nothing more will: the body is whole, or `error` says why."""
-        if self._take is not None:
-            self._pass_on_at_once(self._take)
+        if self._tap is not None:
+            self._pass_on(self._tap)
         is_over = self._waiter.error is not None or (self.answer.state is END and not self.body.size)
         return is_over and not self.body.is_paused
 
@@ -160,23 +159,21 @@ class Connection:
             await self._waiter.wait(self._loop.time() + self._bounds.idle_s)
         return True
 
-    def _pass_on(self, take: Callable[[bytes], bool]) -> None:
-        if self.body.size and not self.body.is_paused and not take(self.body.take()):
-            self.body.pause()
-
-    def _pass_on_at_once(self, take: Callable[[bytes], bool]) -> None:
-        """Pass on from the socket's callback: what `take` raises is the connection's `error`."""
+    def _pass_on(self, tap: Tap) -> None:
+        if not self.body.size or self.body.is_paused:
+            return
         try:
-            self._pass_on(take)
-        except Exception as error:  # noqa: BLE001
+            if not tap.take(self.body.take(), time.monotonic()):
+                self.body.pause()
+        except Exception as error:  # noqa: BLE001 - who listens reads it
             self._fail(error)
 
     # --- a stream that runs, read by an `Inlet` ---
 
-    def _open_inlet(self, take: Callable[[bytes], bool]) -> None:
+    def _open_inlet(self, tap: Tap) -> None:
         chunks = self.answer.chunks
         if chunks is not None and self._inlet is None and self._transport is not None:
-            self._inlet = Inlet(chunks, take, self, time.monotonic)
+            self._inlet = Inlet(chunks, tap, self, time.monotonic)
             self._transport.set_protocol(self._inlet)  # type: ignore[arg-type]  # it is one, compiled
 
     def _close_inlet(self) -> None:
