@@ -8,6 +8,9 @@ import shutil
 
 import httpx
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
 
 from cortex_site.base.addresses import http_url
 from tests.gateway.conftest import MODEL, make_house
@@ -87,6 +90,45 @@ async def test_a_stream_that_its_client_reads_slowly_is_whole(house):
                 size += piece.count(b"x" * 1000)
                 await asyncio.sleep(0.001)
     assert size >= 300 * 9
+
+
+async def test_a_large_whole_answer_is_compressed():
+    async with make_house(compress_from_bytes=100) as house, speaking(house) as client:
+        answer = await client.post("/v1/chat/completions", json=CHAT, headers={"accept-encoding": "gzip"})
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.json()["choices"][0]["message"]["content"] == "Hello there."
+        plain = await client.post("/v1/chat/completions", json=CHAT, headers={"accept-encoding": "identity"})
+        assert plain.json() == answer.json()
+        assert int(plain.headers["content-length"]) == len(plain.content)
+
+
+async def test_requests_that_are_taken_back_at_once_never_reach_the_node(house):
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    h2 = H2Connection(H2Configuration(client_side=True))
+    h2.initiate_connection()
+    body = json.dumps(CHAT).encode()
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":authority": "127.0.0.1",
+        ":path": "/v1/chat/completions",
+    }
+    for _ in range(5):
+        stream = h2.get_next_available_stream_id()
+        h2.send_headers(stream, list(fields.items()))
+        h2.send_data(stream, body, end_stream=True)
+        h2.reset_stream(stream)
+    stream = h2.get_next_available_stream_id()
+    h2.send_headers(stream, list(fields.items()))
+    h2.send_data(stream, body, end_stream=True)
+    writer.write(h2.data_to_send())
+    ended = False
+    async with asyncio.timeout(20):
+        while not ended:
+            received = h2.receive_data(await reader.read(1 << 16))
+            ended = any(isinstance(event, StreamEnded) and event.stream_id == stream for event in received)
+    writer.close()
+    assert len(house.node.requests) == 1
 
 
 async def test_a_large_body_reaches_the_node(house):
