@@ -35,7 +35,7 @@ from cortex_site.http.asgi import (
 )
 from cortex_site.http.bounds import HeldBytes, RequestBounds
 from cortex_site.http.content_coding import COMPRESS_FROM_BYTES, KNOWN, compress, decoded
-from cortex_site.http.origins import Origins
+from cortex_site.http.origins import VARY, Origins
 from cortex_site.http.parsed_request import BadRequestError, ParsedRequest
 from cortex_site.http.request import Request
 from cortex_site.http.resolver import Resolver
@@ -69,6 +69,7 @@ class Application:
         self.held = HeldBytes(bounds.max_held_bytes)
         self.judge = judge
         self._origins = origins
+        self._shared_with_none = b"" if origins is None else VARY
         self._compress_from_bytes = compress_from_bytes or sys.maxsize
         self._lifespan = lifespan
         self._resolver = Resolver(api)
@@ -161,7 +162,9 @@ class Application:
 
     def sharing(self, request: ParsedRequest) -> bytes:
         """Return the header lines that say which pages may read the answer."""
-        return b"" if self._origins is None else self._origins.lines(request.header(b"origin"))
+        if self._origins is None or b"origin" not in request.headers:
+            return self._shared_with_none
+        return self._origins.lines(request.header(b"origin"))
 
     async def answer(
         self,
