@@ -54,8 +54,10 @@ def _frames(container: Any, stream: Any, fps: float, most: int, max_pixels: int)
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
     found: list[bytes] = []
     for time, frame in _timed(container, stream):
-        if len(found) < most and time * fps + 1e-3 >= len(found):
+        if time * fps + 1e-3 >= len(found):
             found.append(_file(frame, _MOST_PIXELS // math.ceil(seconds * fps)))
+        if len(found) == most:
+            break
     return Frames(found, fps) if found else VideoProblem("it has no frames")
 
 

@@ -25,11 +25,9 @@ from neuron.models.image_input import UnreadableImageError
 from neuron.models.pixel_cache import MAX_PIXEL_BYTES
 from neuron.pipe import ImageToken
 
-_OF_ONE = {
-    "qwen2_vl": 28,
-    "qwen2_5_vl": 28,
-}  # a frame's pixels are bounded; with the side of a token's square
-_OF_ALL = {"qwen3_vl": 32, "qwen3_vl_moe": 32, "qwen3_5": 32, "qwen3_5_moe": 32}  # those of all frames are
+# The side of a token's square in pixels, by model type: those of each frame are bounded, or those of all.
+_OF_ONE = {"qwen2_vl": 28, "qwen2_5_vl": 28}
+_OF_ALL = {"qwen3_vl": 32, "qwen3_vl_moe": 32, "qwen3_5": 32, "qwen3_5_moe": 32}
 _PIXEL_BYTES = 12  # of float32 in three colours
 _FILES = (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor"))
 
