@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ OnProgress = Callable[[float], None]
 _OLD_BUFFERS = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _PLAIN = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _MAX_LISTED = 5  # names in an error
+# While it builds a model, transformers replaces methods of its classes, for the whole process.
+_BUILDING = threading.Lock()
 
 
 MAX_IMAGE_PIXELS = 20_000_000
@@ -122,7 +125,7 @@ def _build(
     """Return transformers' model, and which tensors did not fit."""
     # Otherwise transformers reads in threads of its own, which would call `on_progress`.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
-    with _quiet():
+    with _BUILDING, _quiet():
         built: tuple[Any, dict[str, Any]] = model_class.from_pretrained(
             None,
             config=config,

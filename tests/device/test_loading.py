@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from neuron.models.checkpoint import ADAPTER, CONFIG, INDEX, WEIGHTS, ModelLoadError
 from neuron.models.decoder import load_decoder, model_dtype
 from neuron.models.reading import read_checkpoint
 from neuron.models.weights import LoadOptions
+from tests.device.ranks import in_threads
 from tests.device.serving import decoder, prompt, texts
 from tests.device.zoo import build, save
 
@@ -40,6 +44,22 @@ def test_progress_grows_to_one(llama: Path):
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert len(set(seen)) == len(checkpoint.tensors) + 1  # and 0.0, before the first
+
+
+def test_models_are_built_one_after_the_other(llama: Path, monkeypatch: pytest.MonkeyPatch):
+    """transformers puts back what it replaces meanwhile, which two at once would leave replaced for good."""
+    make, both = LlamaForCausalLM.__init__, threading.Barrier(2, timeout=0.2)
+    have_met: list[int] = []
+
+    def meeting(self: LlamaForCausalLM, *args: Any, **keywords: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            have_met.append(both.wait())
+        make(self, *args, **keywords)
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", meeting)
+    loaded = in_threads([lambda: decoder(llama)] * 2)
+    assert not [each for each in loaded if isinstance(each, Exception)]
+    assert not have_met
 
 
 def test_shards_are_one_model(llama: Path, tmp_path: Path):
