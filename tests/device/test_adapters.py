@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from neuron.engine.drafter import DraftSource, NgramDrafter
 from neuron.engine.request import LoadedAdapter
+from neuron.models.adapters.adapted_rows import AdaptedRows
 from neuron.models.adapters.lora_file import read_adapter
 from neuron.models.checkpoint import ModelLoadError
 from neuron.models.decoder import AnyDecoder
@@ -74,6 +75,20 @@ def test_texts_are_those_of_merged_models_in_one_batch(family: str, tmp_path: Pa
     answers = serving.drain()
     assert answers == wanted
     assert len({tuple(text) for text in wanted.values()}) == 4
+
+
+@given(st.lists(st.tuples(st.sampled_from((None, 0, 1, 2)), st.integers(1, 40)), min_size=1, max_size=8))
+def test_each_row_is_taken_and_added_to_by_its_own_adapter(runs: list[tuple[int | None, int]]):
+    assume(any(number is not None for number, _ in runs))
+    adapters = [number for number, count in runs for _ in range(count)]
+    rows = AdaptedRows(adapters, 4, torch.device("cpu"))
+    x = torch.arange(len(adapters) * 3, dtype=torch.float32).view(-1, 3)
+    places = sorted((row for row, at in enumerate(adapters) if at is not None), key=lambda row: adapters[row])
+    taken = rows.take(x)
+    assert torch.equal(taken, x[places])
+    added = taken * (1 + rows.groups.experts[:, None])
+    factors = torch.tensor([1 if at is None else 2 + at for at in adapters])
+    assert torch.equal(rows.add(added, x.clone()), x * factors[:, None])
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from neuron.device import row_steps
 from neuron.models.adapters.adapted_rows import adapted_rows
 from neuron.models.adapters.lora_file import LowRank
 from neuron.models.formats.floats import FLOATS
@@ -104,6 +103,5 @@ class AdaptedLinear:
         if x.shape[0] != rows.count:
             raise RuntimeError(f"adapters for {rows.count} rows meet {len(x)} in {self._modules[0]}")
         down, up = self._products
-        inputs = x if rows.order is None else x.index_select(0, rows.order)
-        added = up(down(inputs, rows.groups), rows.groups).to(out.dtype)
-        return row_steps.add(added, out) if rows.order is None else out.index_add_(0, rows.order, added)
+        added = up(down(rows.take(x), rows.groups), rows.groups).to(out.dtype)
+        return rows.add(added, out)
