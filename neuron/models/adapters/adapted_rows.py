@@ -13,8 +13,8 @@ from torch import Tensor
 from neuron.device import row_steps
 from neuron.models.matrix import Groups
 
-# Rows of a run, on average, from which on runs are many times as quick as the places of all rows: those of
-# prompts, whose tokens stand together.
+# Rows of a run, on average, from which on rows move by runs, without torch's threads: where others
+# compute too, these wait for each other longer than all else takes. Prompts' rows stand together.
 _LONG = 8
 
 
