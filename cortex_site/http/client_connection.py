@@ -74,7 +74,7 @@ class ClientConnection:
 
         The rest waits for the next turns, in which others have theirs, and nothing is read meanwhile.
         """
-        head = self._reader.read_head(data)
+        head = self._reader.read_head(data) if self._reader.state is WAITING else None
         if head is not None and head.size + head.length == len(data):
             return data
         self._unparsed = data[TURN_BYTES:]

@@ -28,6 +28,7 @@ from neuron.pipe import ImageToken
 # The side of a token's square in pixels, by model type: those of each frame are bounded, or those of all.
 _OF_ONE = {"qwen2_vl": 28, "qwen2_5_vl": 28}
 _OF_ALL = {"qwen3_vl": 32, "qwen3_vl_moe": 32, "qwen3_5": 32, "qwen3_5_moe": 32}
+_USUAL = {"shortest_edge": 128, "longest_edge": 768}  # tokens that are shown
 _PIXEL_BYTES = 12  # of float32 in three colours
 _FILES = (("video_preprocessor_config.json", None), ("processor_config.json", "video_processor"))
 
@@ -66,9 +67,6 @@ def read_sizes(path: Path, model_type: str, unit: int) -> VideoSizes | None:
     told = _told_size(path)
     least, most = (int(told.get(key, count * side**2)) for key, count in _USUAL.items())
     return VideoSizes(least, most, unit, model_type in _OF_ALL)
-
-
-_USUAL = {"shortest_edge": 128, "longest_edge": 768}  # tokens
 
 
 def _told_size(path: Path) -> dict[str, Any]:
